@@ -5,9 +5,18 @@ what the model is, how it was made, what it scored and what its files hash to. `
 newer minor version's unknown fields are passed over, a newer major version is refused.
 """
 
+import hashlib
+import json
+import os
+import re
+import uuid
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import ArtifactError, SchemaError
 
 SCHEMA_MAJOR = 1
 SCHEMA_MINOR = 0
@@ -144,3 +153,126 @@ class Manifest(_Part):
     parent: str | None = Field(default=None, description="sha256 of the manifest of the artifact that this one was made from.")
     training_data: tuple[TrainingData, ...] = Field(default=(), description="What the weights have seen.")
     producer: str = Field(description="`secateur <version>`.")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check `folder/manifest.json`.
+
+    The schema version is read before anything else: unknown fields of a newer minor version are passed over, at every level;
+    a newer (or older) major version is refused.
+    """
+    path = folder / MANIFEST_NAME
+    document = _read_document(path)
+    major, minor = _schema_version(document, path)
+    if major != SCHEMA_MAJOR:
+        raise SchemaError(_wrong_major(path, major, minor))
+    try:
+        return Manifest.model_validate_json(json.dumps(document), extra="ignore" if minor > SCHEMA_MINOR else "forbid")
+    except ValidationError as error:
+        raise ArtifactError(f"{path}: {_first_problem(error)}; the artifact is damaged or not from Secateur: export it again") from error
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write `folder/manifest.json` in one step: a reader sees the old one or the new one, never a part."""
+    path = folder / MANIFEST_NAME
+    temporary = folder / f".{MANIFEST_NAME}.{uuid.uuid4().hex}"
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(manifest.model_dump_json(indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise ArtifactError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from error
+
+
+def hash_files(folder: Path) -> dict[str, FileEntry]:
+    """Size and hash of every file of the artifact but the manifest, by relative path in sorted order."""
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {relative: _entry(locate(folder, relative)) for relative in paths if relative != MANIFEST_NAME}
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Check that every file of the manifest is there, inside the folder, with its recorded size and hash.
+
+    Sizes of all files come first, so that a truncated download is refused before anything is hashed.
+    """
+    paths = {relative: locate(folder, relative) for relative in manifest.files}
+    for relative, path in paths.items():
+        _verify_size(path, relative, folder, manifest.files[relative])
+    for relative, path in paths.items():
+        found, expected = _sha256(path), manifest.files[relative].sha256
+        if found != expected:
+            raise ArtifactError(
+                f"{folder}: {relative} was altered: its sha256 is {found[:12]}…, expected {expected[:12]}…; fetch or export it again"
+            )
+
+
+def locate(folder: Path, relative: str) -> Path:
+    """The file at a relative path of the folder; refuses what points outside it, by `..`, by an absolute path or by a symlink."""
+    pure = PurePosixPath(relative)
+    if not pure.parts or pure.is_absolute() or ".." in pure.parts or re.search(r"[\\:\0]", relative):
+        raise ArtifactError(
+            f"{folder}: {relative!r} is not a path inside the artifact's folder; expected a plain relative path: do not use it"
+        )
+    path = folder / pure
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError) as error:
+        raise ArtifactError(f"{folder}: {relative} cannot be followed ({error}); replace the link by the file itself") from error
+    if not inside:
+        raise ArtifactError(f"{folder}: {relative} is a link that leaves the artifact's folder; replace the link by the file itself")
+    return path
+
+
+def _read_document(path: Path) -> dict[str, object]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file; expected the folder of an artifact, <name>/<variant>/, with its manifest") from error
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}); check the folder and its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: not valid JSON ({error}); the file is truncated or damaged: fetch or export it again") from error
+    if not isinstance(document, dict):
+        raise ArtifactError(f"{path}: expected a JSON object; the file is not a manifest: fetch or export it again")
+    return document
+
+
+def _schema_version(document: dict[str, object], path: Path) -> tuple[int, int]:
+    version = document.get("schema_version")
+    match = re.fullmatch(r"(\d{1,6})\.(\d{1,6})", version) if isinstance(version, str) else None
+    if match is None:
+        raise SchemaError(f"{path}: schema_version is {version!r}; expected `major.minor`: the file is not a manifest of Secateur")
+    return int(match[1]), int(match[2])
+
+
+def _wrong_major(path: Path, major: int, minor: int) -> str:
+    advice = "upgrade secateur, or export the artifact with this version" if major > SCHEMA_MAJOR else "export the artifact again"
+    return f"{path}: schema version {major}.{minor}, but this version of secateur reads {SCHEMA_MAJOR}.x; {advice}"
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, problem['loc'])) or 'manifest'}: {problem['msg']}"
+
+
+def _verify_size(path: Path, relative: str, folder: Path, expected: FileEntry) -> None:
+    if not path.is_file():
+        raise ArtifactError(f"{folder}: {relative} is missing; expected a file of {expected.size_bytes} bytes: fetch or export it again")
+    size_bytes = path.stat().st_size
+    if size_bytes != expected.size_bytes:
+        raise ArtifactError(
+            f"{folder}: {relative} was altered or truncated: {size_bytes} bytes, expected {expected.size_bytes}; fetch or export it again"
+        )
+
+
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(size_bytes=path.stat().st_size, sha256=_sha256(path))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

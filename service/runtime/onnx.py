@@ -1,0 +1,83 @@
+"""ONNX Runtime on CPU: one session per artifact, the caller's thread does the work.
+
+With `threads=1` and spinning off, several threads call `run` at once and share the weights; ONNX Runtime releases the
+interpreter's lock while it computes.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from service.artifact import Machine
+from service.errors import ArtifactError
+from service.runtime.base import Array
+from service.runtime.graph import check_graph
+from service.runtime.machine import core_count, cpu_name, instruction_sets
+
+__all__ = ["OnnxSession", "core_count", "machine"]
+
+_ERRORS_ONLY = 3
+_LOAD_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+class OnnxSession:
+    """A graph loaded by ONNX Runtime; see `service.runtime.base.Session`.
+
+    Args:
+        model: a file, whose operators and external data are checked first (`service.runtime.graph`), or a serialized model of
+            the caller's own making.
+        threads: threads inside one call.
+    """
+
+    def __init__(self, model: Path | bytes, *, threads: int = 1) -> None:
+        """Load the graph; `ArtifactError` when it cannot be."""
+        if isinstance(model, Path):
+            check_graph(model)
+        try:
+            self._session = ort.InferenceSession(
+                str(model) if isinstance(model, Path) else model, _options(threads), providers=["CPUExecutionProvider"]
+            )
+        except _LOAD_ERRORS as error:
+            name = model if isinstance(model, Path) else "the model in memory"
+            raise ArtifactError(
+                f"{name}: ONNX Runtime {ort.__version__} refuses it ({_one_line(error)}); fetch or export it again"
+            ) from error
+        self.inputs: tuple[str, ...] = tuple(item.name for item in self._session.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(item.name for item in self._session.get_outputs())
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name. Arrays that are not inputs of the graph are passed over."""
+        values = self._session.run(self.outputs, {name: inputs[name] for name in self.inputs})
+        return {name: np.asarray(value) for name, value in zip(self.outputs, values, strict=True)}
+
+
+def machine() -> Machine:
+    """This machine and runtime, as a manifest records them beside a latency."""
+    return Machine(cpu=cpu_name(), cores=core_count(), isa=instruction_sets(), runtime=f"onnxruntime {ort.__version__}")
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
