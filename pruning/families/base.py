@@ -76,12 +76,10 @@ class Family(Protocol):
     Attributes:
         name: The family's name, which is the config's `model_type`.
         width_field: The config's field that holds the neurons of a dense feed-forward.
-        dropout_fields: The config's fields that hold dropout rates.
     """
 
     name: str
     width_field: str
-    dropout_fields: tuple[str, ...]
 
     def layers(self, model: PreTrainedModel) -> list[EncoderLayer]:
         """Blocks of every layer, first layer first."""

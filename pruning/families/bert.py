@@ -19,7 +19,6 @@ class BertFamily:
     """Where the linears of BERT-like encoders are."""
 
     width_field = "intermediate_size"
-    dropout_fields: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 
     def __init__(self, name: str) -> None:
         """Take the family's name, the `model_type` of its config."""

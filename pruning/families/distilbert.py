@@ -15,7 +15,6 @@ class DistilBertFamily:
 
     name = "distilbert"
     width_field = "hidden_dim"
-    dropout_fields: tuple[str, ...] = ("dropout", "attention_dropout", "qa_dropout", "seq_classif_dropout")
 
     def layers(self, model: PreTrainedModel) -> list[EncoderLayer]:
         """See `Family`."""
