@@ -20,7 +20,7 @@ from service.runtime.machine import core_count, cpu_name, instruction_sets
 __all__ = ["OnnxSession", "core_count", "machine"]
 
 _ERRORS_ONLY = 3
-_LOAD_ERRORS = (
+_ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
     ort_errors.InvalidGraph,
@@ -48,7 +48,7 @@ class OnnxSession:
             self._session = ort.InferenceSession(
                 str(model) if isinstance(model, Path) else model, _options(threads), providers=["CPUExecutionProvider"]
             )
-        except _LOAD_ERRORS as error:
+        except _ERRORS as error:
             name = model if isinstance(model, Path) else "the model in memory"
             raise ArtifactError(
                 f"{name}: ONNX Runtime {ort.__version__} refuses it ({_one_line(error)}); fetch or export it again"
@@ -58,7 +58,10 @@ class OnnxSession:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. Arrays that are not inputs of the graph are passed over."""
-        values = self._session.run(self.outputs, {name: inputs[name] for name in self.inputs})
+        try:
+            values = self._session.run(self.outputs, {name: inputs[name] for name in self.inputs})
+        except _ERRORS as error:
+            raise ArtifactError(f"ONNX Runtime {ort.__version__} cannot run the graph ({_one_line(error)}); export it again") from error
         return {name: np.asarray(value) for name, value in zip(self.outputs, values, strict=True)}
 
 

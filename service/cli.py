@@ -1,0 +1,181 @@
+"""`secateur-serve`: verbs over artifacts. Results go to stdout, messages to stderr; bad input exits with 2 and one line."""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from service.artifact import MANIFEST_NAME, Manifest
+from service.errors import ArtifactError, RequestError, SecateurError
+from service.model import Model
+from service.runtime.machine import core_count
+from service.settings import Settings, read_settings
+from service.tasks.base import Request, Response, parse_request
+from service.tasks.classify import ClassifyResponse
+from service.tasks.qa import QuestionResponse
+
+INTERRUPTED = 130
+
+
+class _OneLineError(click.ClickException):
+    exit_code = 2
+
+
+class _Group(click.Group):
+    """Turns what Secateur raises on purpose into one line and exit code 2, and Ctrl-C into 130."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except SecateurError as error:
+            raise _OneLineError(" ".join(str(error).split())) from error
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="secateur")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Serve the artifacts that `secateur-prune` writes.
+
+    \b
+    Settings come from the environment:
+      SECATEUR_MODELS     folder of the artifacts (models)
+      SECATEUR_THREADS    threads for one answer (every core)
+      SECATEUR_LOG_LEVEL  debug, info, warning or error (warning)
+    """
+    ctx.obj = read_settings()
+    logging.basicConfig(level=ctx.obj.log_level.upper(), format="%(levelname)s %(name)s %(message)s")
+
+
+@main.command()
+@click.argument("artifacts", nargs=-1, metavar="[DIR]...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@click.pass_obj
+def check(settings: Settings, artifacts: tuple[str, ...], as_json: bool) -> None:
+    """Verify artifacts: hashes, graph, golden outputs on this machine.
+
+    Without DIR, all artifacts of the models folder.
+
+    \b
+    Examples:
+      secateur-serve check
+      secateur-serve check models/qa/compact-int8 sentiment/dense
+    """
+    folders = [find_artifact(name, settings) for name in artifacts] or all_artifacts(settings)
+    failures = 0
+    for folder in folders:
+        try:
+            manifest = Model.load(folder, threads=threads(settings)).manifest
+        except SecateurError as error:
+            failures += 1
+            click.echo(f"Error: {error}", err=True)
+        else:
+            click.echo(json.dumps(summary(manifest)) if as_json else summary_line(manifest))
+    if failures:
+        raise click.exceptions.Exit(2)
+
+
+@main.command()
+@click.argument("artifact", metavar="DIR")
+@click.option("--question", help="The question; with --context.")
+@click.option("--context", help="The text that holds the answer.")
+@click.option("--text", help="The text to label.")
+@click.option("--text-pair", help="The second text of a pair.")
+@click.option("--input", "source", type=click.File(encoding="utf-8"), help="JSON lines, one request each; - is standard input.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per request.")
+@click.pass_obj
+def answer(settings: Settings, /, artifact: str, source: TextIO | None, as_json: bool, **fields: str | None) -> None:
+    """Answer requests with one artifact, without a server.
+
+    \b
+    Examples:
+      secateur-serve answer qa/compact-int8 --question "Who wrote it?" --context "Ada wrote it in 1843."
+      secateur-serve answer sentiment/compact-int8 --text "A quiet triumph." --json
+      secateur-serve answer sentiment/dense --input reviews.jsonl
+    """
+    document = {name: value for name, value in fields.items() if value is not None}
+    if bool(document) == (source is not None):
+        raise click.UsageError("give one request by options, or many by --input")
+    model = Model.load(find_artifact(artifact, settings), threads=threads(settings))
+    for request in list(read_requests(source, model)) if source else [parse_request(model.task.request_type, document)]:
+        response = model.predict_one(request)
+        click.echo(response.model_dump_json() if as_json else response_line(response))
+
+
+def find_artifact(name: str, settings: Settings) -> Path:
+    """The folder of that path, or of that name in the models folder."""
+    for folder in (Path(name), settings.models / name):
+        if (folder / MANIFEST_NAME).is_file():
+            return folder
+    raise ArtifactError(f"{name}: no artifact there nor in {settings.models}; expected a folder <name>/<variant> with {MANIFEST_NAME}")
+
+
+def all_artifacts(settings: Settings) -> list[Path]:
+    """Folders of all artifacts of the models folder."""
+    found = sorted(path.parent for path in settings.models.glob(f"*/*/{MANIFEST_NAME}"))
+    if not found:
+        raise ArtifactError(f"{settings.models}: no artifact there; name a folder, or set SECATEUR_MODELS")
+    return found
+
+
+def threads(settings: Settings) -> int:
+    """Threads for one answer."""
+    return settings.threads or core_count()
+
+
+def read_requests(lines: Iterable[str], model: Model) -> Iterator[Request]:
+    """Requests from JSON lines; blank lines are passed over."""
+    try:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _read_request(line, number, model)
+    except UnicodeDecodeError as error:
+        raise RequestError(f"the input is not UTF-8 ({error.reason}); save it as UTF-8") from error
+
+
+def summary(manifest: Manifest) -> dict[str, object]:
+    """What one line of `check` says."""
+    return {
+        "artifact": f"{manifest.name}/{manifest.variant}",
+        "task": manifest.task,
+        "precision": manifest.precision,
+        "size_bytes": sum(entry.size_bytes for entry in manifest.files.values()),
+        "density": manifest.density,
+        "metrics": [metric.model_dump(mode="json", exclude={"difference"}) for metric in manifest.metrics],
+    }
+
+
+def summary_line(manifest: Manifest) -> str:
+    """The same for people."""
+    size_mb = sum(entry.size_bytes for entry in manifest.files.values()) / 1e6
+    metrics = [
+        f"{metric.name} {metric.value:.1f} [{metric.low:.1f}, {metric.high:.1f}] on {metric.dataset} {metric.split}"
+        for metric in manifest.metrics
+    ]
+    parts = [f"{manifest.name}/{manifest.variant}", manifest.task, manifest.precision, f"{size_mb:.1f} MB"]
+    return "  ".join(["ok", *parts, ", ".join(metrics) or "accuracy not measured"])
+
+
+def response_line(response: Response) -> str:
+    """A response for people: best first, one tab between entries."""
+    if isinstance(response, QuestionResponse):
+        return "\t".join(f"{answer.answer or 'no answer'} ({answer.score:.3f})" for answer in response.answers)
+    if isinstance(response, ClassifyResponse):
+        return "\t".join(f"{entry.label} ({entry.score:.3f})" for entry in response.labels)
+    return response.model_dump_json()
+
+
+def _read_request(line: str, number: int, model: Model) -> Request:
+    try:
+        request: Request = parse_request(model.task.request_type, json.loads(line))
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"line {number}: not valid JSON ({error}); expected one object per line") from error
+    except RequestError as error:
+        raise RequestError(f"line {number}: {error}") from error
+    return request

@@ -1,0 +1,121 @@
+"""An artifact, ready to answer: manifest, tokenizer, session and task behind one method, `Model.predict`.
+
+Loading refuses what cannot be trusted, in the order in which it is cheapest to find out: the manifest, the sizes and hashes of the
+files, what the graph refers to, and last the golden inputs, whose outputs this machine must reproduce.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service.artifact import Golden, Manifest, read_manifest, verify_files
+from service.errors import ArtifactError, GoldenError, RequestError
+from service.runtime.base import Array, Session
+from service.runtime.graph import check_graph
+from service.runtime.onnx import OnnxSession
+from service.tasks import task_named
+from service.tasks.base import Request, Response, Task
+from service.tokenization import Row, TextTokenizer
+
+GRAPH_NAME = "model.onnx"
+TOKENIZER_NAME = "tokenizer.json"
+KNOWN_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
+
+
+class Model:
+    """One artifact, loaded. Nothing in it changes, so threads may share it.
+
+    Attributes:
+        manifest: what the artifact says about itself.
+        task: what it does.
+        session: the graph; for benchmarks.
+    """
+
+    def __init__(self, manifest: Manifest, tokenizer: TextTokenizer, session: Session) -> None:
+        """Put the parts together; `ArtifactError` when they do not fit."""
+        self.manifest = manifest
+        self.task: Task[Any, Any] = task_named(manifest.task)
+        self.session = session
+        self._tokenizer = tokenizer
+        _check_signature(manifest, self.task, session)
+
+    @classmethod
+    def load(cls, folder: Path, *, threads: int = 1) -> "Model":
+        """Load an artifact's folder, `<name>/<variant>/`; `ArtifactError` says why it cannot be.
+
+        Args:
+            folder: holds `manifest.json`.
+            threads: threads inside one call; with 1, callers' own threads share the machine.
+        """
+        manifest = read_manifest(folder)
+        for name in (GRAPH_NAME, TOKENIZER_NAME):
+            _require_listed(name, folder, manifest)
+        verify_files(folder, manifest)
+        for name in sorted(check_graph(folder / GRAPH_NAME).external):
+            _require_listed(name, folder, manifest)
+        session = OnnxSession(folder / GRAPH_NAME, threads=threads)
+        model = cls(manifest, TextTokenizer.from_file(folder / TOKENIZER_NAME), session)
+        check_golden(session, manifest.golden, folder)
+        return model
+
+    def predict(self, requests: Sequence[Request]) -> list[Response]:
+        """One response for each request, in order. Rows run one per call, so neighbours never change an answer."""
+        return [self.predict_one(request) for request in requests]
+
+    def predict_one(self, request: Request) -> Response:
+        """The response to one request."""
+        rows = self.rows(request)
+        response: Response = self.task.postprocess(request, rows, self.run_rows(rows), self.manifest)
+        return response
+
+    def rows(self, request: Request) -> list[Row]:
+        """The rows of tokens that a request takes."""
+        if not isinstance(request, self.task.request_type):
+            expected = self.task.request_type.__name__
+            raise RequestError(f"{self.manifest.name} does {self.task.name}: got {type(request).__name__}, expected {expected}")
+        return self.task.preprocess(request, self._tokenizer, self.manifest)
+
+    def run_rows(self, rows: Sequence[Row]) -> list[dict[str, Array]]:
+        """Outputs of the graph for each row, [1, …] each."""
+        return [self.session.run(row.feed()) for row in rows]
+
+
+def check_golden(session: Session, golden: Golden, folder: Path) -> None:
+    """Run the golden inputs row by row and compare with the recorded outputs; `GoldenError` beyond the tolerance."""
+    counts = {len(values) for values in golden.inputs.values()} | {len(values) for values in golden.outputs.values()}
+    if len(counts) != 1 or counts == {0} or set(golden.inputs) != set(session.inputs) or set(golden.outputs) != set(session.outputs):
+        raise GoldenError(f"{folder}: the golden inputs and outputs do not match the graph's; export the artifact again")
+    difference = max(_golden_difference(session, golden, row) for row in range(counts.pop()))
+    if not difference <= golden.tolerance:
+        raise GoldenError(
+            f"{folder}: golden outputs differ by up to {difference:.3g} on this machine, tolerance {golden.tolerance:.3g}; "
+            f"export or quantize the artifact for this machine, or choose another variant"
+        )
+
+
+def _golden_difference(session: Session, golden: Golden, row: int) -> float:
+    """Largest absolute difference of one row's outputs; infinity when shapes differ, NaN when an output is."""
+    inputs: Mapping[str, Array] = {name: np.array([values[row]], dtype=np.int64) for name, values in golden.inputs.items()}
+    outputs = session.run(inputs)
+    differences = []
+    for name, values in golden.outputs.items():
+        expected, found = np.array([values[row]], dtype=np.float64), np.asarray(outputs[name], dtype=np.float64)
+        differences.append(np.inf if expected.shape != found.shape else np.abs(expected - found).max(initial=0.0))
+    return float(np.max(differences))
+
+
+def _check_signature(manifest: Manifest, task: Task[Any, Any], session: Session) -> None:
+    missing = [name for name in task.outputs if name not in session.outputs]
+    unknown = sorted(set(session.inputs) - KNOWN_INPUTS)
+    if missing or unknown:
+        raise ArtifactError(
+            f"{manifest.name}/{manifest.variant}: the graph takes {', '.join(session.inputs)} and gives {', '.join(session.outputs)}; "
+            f"{task.name} gives {', '.join(task.outputs)} from {', '.join(sorted(KNOWN_INPUTS))}: export it again"
+        )
+
+
+def _require_listed(name: str, folder: Path, manifest: Manifest) -> None:
+    if name not in manifest.files:
+        raise ArtifactError(f"{folder}: {name} is not among the manifest's files, so it cannot be trusted; export the artifact again")

@@ -1,0 +1,77 @@
+"""What a task is to the engine: a request becomes rows of tokens, the outputs of the rows become a response.
+
+Both steps are pure functions of their arguments: numpy in, pydantic out. One file of this package per task.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from service.artifact import Manifest, TaskName
+from service.errors import RequestError
+from service.runtime.base import Array
+from service.tokenization import Row, TextTokenizer
+
+MAX_CHARACTERS = 1_000_000
+
+Outputs = Mapping[str, Array]
+
+
+class Request(BaseModel):
+    """What a client asks. Each task has its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Response(BaseModel):
+    """What a client gets. Each task has its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+RequestT = TypeVar("RequestT", bound=Request)
+ResponseT = TypeVar("ResponseT", bound=Response, covariant=True)
+
+
+class Task(Protocol[RequestT, ResponseT]):
+    """One task, without state."""
+
+    @property
+    def name(self) -> TaskName:
+        """Standard name of the task, as manifests write it."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Outputs that the graph must have."""
+        ...
+
+    @property
+    def request_type(self) -> type[RequestT]:
+        """Schema of a request."""
+        ...
+
+    def preprocess(self, request: RequestT, tokenizer: TextTokenizer, manifest: Manifest) -> list[Row]:
+        """Rows for the session; `RequestError` when the request cannot be answered."""
+        ...
+
+    def postprocess(self, request: RequestT, rows: Sequence[Row], outputs: Sequence[Outputs], manifest: Manifest) -> ResponseT:
+        """The response, from the outputs of each row, [1, …] each, in the order of the rows."""
+        ...
+
+
+def parse_request(request_type: type[RequestT], document: object) -> RequestT:
+    """A request from JSON-like data; `RequestError` with one line that names the first wrong field."""
+    try:
+        return request_type.model_validate(document)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, problem["loc"])) or "request"
+        raise RequestError(f"{where}: {problem['msg']}; fields are {', '.join(request_type.model_fields)}") from error
+
+
+def require_text(value: str, name: str) -> None:
+    """Refuse a text with nothing but white space."""
+    if not value.strip():
+        raise RequestError(f"{name} is empty; send some text")

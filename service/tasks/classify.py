@@ -1,0 +1,94 @@
+"""Text classification: labels of a text, or of a pair of texts, with a score each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from service.artifact import Manifest, TaskName
+from service.errors import ArtifactError, RequestError
+from service.tasks.base import MAX_CHARACTERS, Outputs, Request, Response, require_text
+from service.tokenization import Row, TextTokenizer
+
+Function = Literal["softmax", "sigmoid", "none"]
+
+FloatArray = NDArray[np.float64]
+
+
+class ClassifyRequest(Request):
+    """A text, or a pair of texts, to label."""
+
+    text: str = Field(max_length=MAX_CHARACTERS, description="The text, or the first of the pair.")
+    text_pair: str | None = Field(default=None, max_length=MAX_CHARACTERS, description="The second text of the pair.")
+    top_k: int | None = Field(default=None, ge=1, description="Most labels to return, best first; all without it.")
+    function: Function | None = Field(
+        default=None,
+        description="From logits to scores; without it sigmoid for a model of several labels at once or of one label, else softmax.",
+    )
+    truncation: bool = Field(default=True, description="Whether a text that is too long is cut; otherwise it is refused.")
+
+
+class LabelScore(Response):
+    """One label."""
+
+    label: str = Field(description="Name of the label.")
+    score: float = Field(description="Probability; the logit where the function is `none`.")
+
+
+class ClassifyResponse(Response):
+    """Labels, best first."""
+
+    labels: list[LabelScore] = Field(description="At most `top_k`.")
+    truncated: bool = Field(default=False, description="Whether the text was cut to fit the model.")
+
+
+@dataclass(frozen=True)
+class Classification:
+    """See the module's docstring."""
+
+    name: TaskName = "text-classification"
+    outputs: tuple[str, ...] = ("logits",)
+    request_type: type[ClassifyRequest] = ClassifyRequest
+
+    def preprocess(self, request: ClassifyRequest, tokenizer: TextTokenizer, manifest: Manifest) -> list[Row]:
+        """One row."""
+        require_text(request.text, "text")
+        if request.text_pair is not None:
+            require_text(request.text_pair, "text_pair")
+        row = tokenizer.row(request.text, request.text_pair, max_length=manifest.max_length)
+        if row.truncated and not request.truncation:
+            raise RequestError(f"the text takes more than {manifest.max_length} tokens; shorten it or allow truncation")
+        return [row]
+
+    def postprocess(
+        self, request: ClassifyRequest, rows: Sequence[Row], outputs: Sequence[Outputs], manifest: Manifest
+    ) -> ClassifyResponse:
+        """Labels from `logits`, [1, labels]."""
+        logits = np.asarray(outputs[0]["logits"], dtype=np.float64)[0]
+        if len(logits) != len(manifest.labels) or not np.isfinite(logits).all():
+            raise ArtifactError(
+                f"the model gave logits of shape {logits.shape}, finite: {bool(np.isfinite(logits).all())}; "
+                f"expected {len(manifest.labels)} finite ones: fetch or export the artifact again"
+            )
+        values = scores(logits, request.function or default_function(manifest))
+        best = np.argsort(-values, kind="stable")[: request.top_k]
+        labels = [LabelScore(label=manifest.labels[index], score=float(values[index])) for index in best]
+        return ClassifyResponse(labels=labels, truncated=rows[0].truncated)
+
+
+def default_function(manifest: Manifest) -> Function:
+    """Sigmoid where labels do not exclude each other or there is only one; else softmax."""
+    return "sigmoid" if manifest.multi_label or len(manifest.labels) == 1 else "softmax"
+
+
+def scores(logits: FloatArray, function: Function) -> FloatArray:
+    """[labels] -> [labels]; no logit is too large."""
+    if function == "none":
+        return logits
+    if function == "sigmoid":
+        return np.exp(-np.logaddexp(0.0, -logits))
+    exponentials = np.exp(logits - logits.max())
+    return np.asarray(exponentials / exponentials.sum())

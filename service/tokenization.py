@@ -1,0 +1,168 @@
+"""Text to rows of token ids, by the `tokenizer.json` of an artifact.
+
+A row is what one call of the session takes. A long context becomes several rows, *windows*, that share `stride` tokens with their
+neighbours; it is tokenised once and sliced. Offsets count Unicode code points, as Python's own string slices do.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+from service.errors import ArtifactError, RequestError
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One row of tokens.
+
+    Attributes:
+        input_ids: [sequence].
+        token_type_ids: [sequence]; not every graph takes them.
+        offsets: [sequence, 2], start and end of each token in its own text, in code points; (0, 0) for special tokens.
+        context_mask: [sequence], True for tokens of the second text.
+        first: index, among all tokens of the second text, of the first one in this row.
+        truncated: whether tokens of the texts were left out.
+    """
+
+    input_ids: IntArray
+    token_type_ids: IntArray
+    offsets: IntArray
+    context_mask: BoolArray
+    first: int = 0
+    truncated: bool = False
+
+    def __len__(self) -> int:
+        """Tokens in the row."""
+        return len(self.input_ids)
+
+    def feed(self) -> dict[str, IntArray]:
+        """Inputs of the graph, [1, sequence] each; the session passes over those that the graph does not take."""
+        return {
+            "input_ids": self.input_ids[None],
+            "attention_mask": np.ones((1, len(self)), dtype=np.int64),
+            "token_type_ids": self.token_type_ids[None],
+        }
+
+
+class TextTokenizer:
+    """Rows from text. Nothing in it changes after it is made, so threads may share it.
+
+    Special tokens come from the tokenizer's own template alone: `[SEP]` or `</s>` written in a text is ordinary text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Take over a tokenizer; its own truncation and padding are switched off."""
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def from_file(cls, path: Path) -> "TextTokenizer":
+        """Read a `tokenizer.json`."""
+        try:
+            return cls(Tokenizer.from_buffer(path.read_bytes()))
+        except OSError as error:
+            raise ArtifactError(f"{path}: cannot be read ({error.strerror}); fetch or export the artifact again") from error
+        except ValueError as error:
+            raise ArtifactError(f"{path}: not a tokenizer ({error}); fetch or export the artifact again") from error
+
+    def row(self, text: str, text_pair: str | None = None, *, max_length: int) -> Row:
+        """One row of a text or a pair; when it is too long, the longer of the two texts is cut first."""
+        encoding = self._encode(text, text_pair)
+        sequence = _sequence_ids(encoding)
+        counts = (int((sequence == 0).sum()), int((sequence == 1).sum()))
+        kept = longest_first(counts, max_length - (len(sequence) - sum(counts)))
+        keep = np.ones(len(sequence), dtype=np.bool_)
+        for index, count in enumerate(kept):
+            keep[np.flatnonzero(sequence == index)[count:]] = False
+        return _take(_whole(encoding, sequence), np.flatnonzero(keep), truncated=kept != counts)
+
+    def windows(self, question: str, context: str, *, max_length: int, stride: int | None, default_stride: int, most: int) -> list[Row]:
+        """Rows that together hold the whole context, each with the whole question in front.
+
+        Args:
+            question: repeated in every row, never cut.
+            context: cut into windows.
+            max_length: most tokens in a row, special tokens included.
+            stride: tokens that neighbouring windows share; refused when it leaves no room to move on.
+            default_stride: what to use without a `stride`; made smaller when a long question leaves little room.
+            most: windows that are too many for one request.
+        """
+        encoding = self._encode(question, context)
+        sequence = _sequence_ids(encoding)
+        inside = np.flatnonzero(sequence == 1)
+        room = max_length - (len(sequence) - len(inside))
+        overlap = _overlap(room, stride, default_stride, max_length)
+        starts = window_starts(len(inside), room, overlap)
+        if len(starts) > most:
+            raise RequestError(f"the context takes {len(starts)} windows, at most {most} are taken; shorten it or lower the stride")
+        begin, end = (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (len(sequence), len(sequence))
+        before, after = np.arange(begin), np.arange(end, len(sequence))
+        whole = _whole(encoding, sequence)
+        return [_take(whole, np.concatenate([before, inside[first : first + room], after]), first=first) for first in starts]
+
+    def _encode(self, text: str, text_pair: str | None) -> Encoding:
+        try:
+            return self._tokenizer.encode(text, text_pair)
+        except (UnicodeError, TypeError) as error:
+            raise RequestError("the text is not valid Unicode (a lone surrogate); send well-formed text") from error
+
+
+def window_starts(tokens: int, room: int, overlap: int) -> range:
+    """First token of each window: every `room - overlap`, the last window being the first one that reaches the end."""
+    step = room - overlap
+    count = 1 + max(0, -(-(tokens - room) // step))
+    return range(0, count * step, step)
+
+
+def longest_first(counts: tuple[int, int], budget: int) -> tuple[int, int]:
+    """Tokens to keep of each text so that together they fit: the longer text is cut down to the shorter, then both alike."""
+    first, second = counts
+    if first + second <= budget:
+        return counts
+    shorter = min(first, second, budget // 2)
+    longer = budget - shorter
+    return (longer, shorter) if first > second else (shorter, longer)
+
+
+def _overlap(room: int, stride: int | None, default_stride: int, max_length: int) -> int:
+    if room < 1:
+        raise RequestError(f"the question takes {max_length - room} tokens of a window of {max_length}; shorten the question")
+    if stride is None:
+        return min(default_stride, room // 2)
+    if stride >= room:
+        raise RequestError(f"stride is {stride}, but a window has room for {room} tokens of context; choose a stride below {room}")
+    return stride
+
+
+def _sequence_ids(encoding: Encoding) -> IntArray:
+    """[sequence]: 0 or 1 for tokens of the first or second text, -1 for special tokens."""
+    return np.array([-1 if index is None else index for index in encoding.sequence_ids], dtype=np.int64)
+
+
+def _whole(encoding: Encoding, sequence: IntArray) -> Row:
+    """All tokens of an encoding, however many."""
+    return Row(
+        input_ids=np.array(encoding.ids, dtype=np.int64),
+        token_type_ids=np.array(encoding.type_ids, dtype=np.int64),
+        offsets=np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
+        context_mask=sequence == 1,
+    )
+
+
+def _take(row: Row, positions: IntArray, *, first: int = 0, truncated: bool = False) -> Row:
+    return Row(
+        input_ids=row.input_ids[positions],
+        token_type_ids=row.token_type_ids[positions],
+        offsets=row.offsets[positions],
+        context_mask=row.context_mask[positions],
+        first=first,
+        truncated=truncated,
+    )
