@@ -1,0 +1,281 @@
+"""What a run is: one frozen `RunConfig`, read from a recipe (YAML) with dotted overrides, saved beside every result.
+
+A mode is a type, not a string with holes: each target is its own small model, and a field that belongs to another one is refused
+with one line. `load_recipe` is the only reader of recipe files.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+
+from pruning.errors import ConfigError
+from service.artifact import TaskName
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSource(_Part):
+    """Where examples come from: a dataset of the hub, or a local file that overrides it."""
+
+    hub: str | None = Field(None, description="Dataset on the hub, `owner/name`.")
+    config: str | None = Field(None, description="Configuration of the hub dataset.")
+    split: str = Field("train", description="Split of the hub dataset; also names the split in reports.")
+    revision: str | None = Field(None, description="Commit of the hub dataset.")
+    path: str | None = Field(
+        None, description="Local file (SQuAD JSON, JSON lines, CSV); relative paths are also looked up in SECATEUR_DATA. Used if it exists."
+    )
+    name: str | None = Field(None, description="Name in reports and manifests; by default the hub name or the file's.")
+    licence: str = Field("not stated", description="Licence of the data, for the manifest.")
+    text: str | None = Field(None, description="Column of the text; guessed from the usual names if not given.")
+    text_pair: str | None = Field(None, description="Column of the second text, for pairs.")
+    label: str = Field("label", description="Column of the label: an index, or one of `labels`.")
+    limit: int | None = Field(None, gt=0, description="Use this many examples, drawn with the run's seed.")
+    wrong_paragraphs: float = Field(
+        0.0, ge=0, lt=1, description="Question answering: share of the result that pairs a question with a paragraph that does not answer it."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> "DataSource":
+        if not (self.hub or self.path):
+            raise ValueError("a data source needs `hub` or `path`")
+        return self
+
+
+class DataConfig(_Part):
+    """The datasets of a run, each with one use: choosing is done on `validation`, `test` is read once, at the end."""
+
+    train: tuple[DataSource, ...] = Field(description="What the weights are trained on and calibration samples are drawn from.")
+    validation: tuple[DataSource, ...] = Field((), description="What choices are made by.")
+    test: tuple[DataSource, ...] = Field((), description="What is reported once.")
+
+
+class DistillationConfig(_Part):
+    """Knowledge distillation from a teacher's logits (Hinton et al., 2015, arXiv:1503.02531)."""
+
+    teacher: str = Field("dense", description="Folder or hub name of the teacher; `dense` is the run's own dense model.")
+    temperature: float = Field(2.0, gt=0, description="Softens both distributions; the loss is multiplied by its square.")
+    weight: float = Field(0.9, ge=0, le=1, description="Weight of the teacher's loss; the labels' loss has the rest.")
+
+
+class TrainConfig(_Part):
+    """Hyper-parameters of one training, by `transformers.Trainer`."""
+
+    epochs: float = Field(2.0, gt=0, description="Passes over the training data.")
+    learning_rate: float = Field(8e-5, gt=0, description="Peak learning rate.")
+    batch_size: int = Field(32, gt=0, description="Examples per optimizer step and process.")
+    accumulation: int = Field(1, gt=0, description="Micro-batches per optimizer step; `batch_size` is split by it.")
+    warmup: float = Field(0.06, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field("linear", description="Learning-rate schedule.")
+    weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout of hidden states and attention; 0 is 3-4 times faster on CPU.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing of the task's loss.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    freeze_embeddings: bool = Field(True, description="Leave the embedding tables as they are, so that models can share their file.")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the machine computes in it.")
+    distillation: DistillationConfig | None = Field(None, description="Distil from a teacher; none by default.")
+    save_steps: int = Field(500, gt=0, description="Optimizer steps between checkpoints that a rerun resumes from.")
+
+
+class SpeedupTarget(_Part):
+    """A structural speed-up over the dense model in the same precision, runtime and length, one thread, one row per call."""
+
+    speedup: float = Field(gt=1, description="Dense latency over pruned latency.")
+    precision: Literal["int8", "fp32"] = Field("int8", description="Precision that will serve.")
+    runtime: str = Field("onnxruntime", description="Runtime that will serve.")
+    sequence_length: int = Field(128, gt=0, description="Tokens in a row, as served.")
+
+    @property
+    def label(self) -> str:
+        """Name of the target in folders and tables."""
+        return f"speedup-{self.speedup:g}-{self.precision}-{self.sequence_length}"
+
+
+class DensityTarget(_Part):
+    """A share of the encoder's linear weights."""
+
+    density: float = Field(gt=0, lt=1, description="Encoder linear weights left over all of them.")
+
+    @property
+    def label(self) -> str:
+        """Name of the target in folders and tables."""
+        return f"density-{self.density:g}"
+
+
+class MacsTarget(_Part):
+    """A share of the encoder's multiply-accumulates at one length."""
+
+    macs: float = Field(gt=0, lt=1, description="MACs left over the dense model's.")
+    sequence_length: int = Field(128, gt=0, description="Tokens in the row, the attention core included.")
+
+    @property
+    def label(self) -> str:
+        """Name of the target in folders and tables."""
+        return f"macs-{self.macs:g}-{self.sequence_length}"
+
+
+def _target_kind(value: Any) -> str | None:
+    keys = value if isinstance(value, dict) else type(value).model_fields if isinstance(value, BaseModel) else ()
+    return next((kind for kind in ("speedup", "density", "macs") if kind in keys), None)
+
+
+Target = Annotated[
+    Annotated[SpeedupTarget, Tag("speedup")] | Annotated[DensityTarget, Tag("density")] | Annotated[MacsTarget, Tag("macs")],
+    Discriminator(
+        _target_kind,
+        custom_error_type="target",
+        custom_error_message="a target needs exactly one of `speedup`, `density`, `macs`",
+    ),
+]
+
+
+class PruneConfig(_Part):
+    """Pruning with no training (Kwon et al., 2022, arXiv:2204.09656): importance, search, reconstruction."""
+
+    targets: tuple[Target, ...] = Field(min_length=1, description="What to reach; all from one importance pass.")
+    calibration_examples: int = Field(1024, gt=0, description="Training examples that importance and reconstruction see.")
+    batch_size: int = Field(16, gt=0, description="Examples per calibration batch.")
+    search_trials: int = Field(64, ge=0, description="Candidate structures scored on calibration loss after the first search; 0 for none.")
+    reconstruct: bool = Field(True, description="Least-squares reconstruction of what is left.")
+
+
+class QuantizeConfig(_Part):
+    """8-bit and 16-bit forms of the ONNX graph."""
+
+    scheme: Literal["dynamic", "static", "fp16"] = Field("dynamic", description="dynamic: signed, per channel, no calibration.")
+    calibration: Literal["minmax", "percentile", "entropy"] = Field("minmax", description="static: how activation ranges are found.")
+    calibration_examples: int = Field(128, gt=0, description="static: training examples seen.")
+    skip_worst: int = Field(0, ge=0, description="static: linear layers with the largest measured error that stay in fp32.")
+
+
+class EvaluateConfig(_Part):
+    """What is measured of every artifact."""
+
+    sequence_lengths: tuple[int, ...] = Field((32, 128, 384), min_length=1, description="Lengths at which latency is measured.")
+    seconds: float = Field(6.0, gt=0, description="Time of each interleaved latency measurement.")
+    callers: int = Field(2, gt=0, description="Concurrent callers, one thread each, for the total speed-up.")
+    positive_label: int | None = Field(None, ge=0, description="Classification: also report F1 of this label.")
+
+
+class RunConfig(_Part):
+    """One run: dense model, pruning to each target, recovery, artifacts, evaluation, report."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Name of the model; the artifact's folder.")
+    task: TaskName = Field(description="The task, by its standard name.")
+    model: str = Field(description="Pretrained encoder or fine-tuned model: hub name, folder, or a Secateur checkpoint.")
+    data: DataConfig = Field(description="The datasets.")
+    labels: tuple[str, ...] = Field((), description="Classification: label names by index.")
+    multi_label: bool = Field(False, description="Classification: sigmoid over each label.")
+    max_length: int = Field(384, gt=0, description="Most tokens in a row.")
+    stride: int = Field(128, ge=0, description="Question answering: tokens that neighbouring windows share.")
+    seed: int = Field(17, ge=0, description="Seed of everything random.")
+    train: tuple[TrainConfig, ...] = Field((), description="Dense fine-tuning, one entry per stage; empty if `model` is fine-tuned already.")
+    stages: tuple[tuple[int, ...], ...] = Field(
+        (), description="For each training stage, which of `data.train` it uses, by position; empty: all of them in each."
+    )
+    prune: PruneConfig | None = Field(None, description="Pruning with no training; none stops after the dense model.")
+    recover: TrainConfig | None = Field(None, description="Training of each compact model after pruning.")
+    quantize: QuantizeConfig = Field(QuantizeConfig(), description="How the int8 variant is made.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="What is measured.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "RunConfig":
+        if self.task == "text-classification" and len(self.labels) < 2:
+            raise ValueError("text classification needs `labels`: at least two names, by index")
+        if self.stages and len(self.stages) != len(self.train):
+            raise ValueError(f"`stages` has {len(self.stages)} entries and `train` {len(self.train)}; give one per stage")
+        if any(index >= len(self.data.train) for stage in self.stages for index in stage):
+            raise ValueError(f"`stages` names a source that `data.train` has not: it has {len(self.data.train)}")
+        return self
+
+    def sources_of_stage(self, stage: int) -> tuple[DataSource, ...]:
+        """Training data of one stage."""
+        return tuple(self.data.train[i] for i in self.stages[stage]) if self.stages else self.data.train
+
+
+def load_recipe(recipe: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig:
+    """Read a recipe by path, or by the name of one that ships, with `key.path=value` overrides (values are YAML).
+
+    Raises:
+        ConfigError: no such recipe, not YAML, an unknown field, or an impossible value; one line that names the field.
+    """
+    path = _find_recipe(recipe)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not a readable YAML file ({_first_line(error)})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping of fields at the top, as in the recipes that ship")
+    for override in overrides:
+        _apply(content, override)
+    return parse_config(content, origin=str(path))
+
+
+def parse_config(content: dict[str, Any], *, origin: str) -> RunConfig:
+    """Validate a recipe's content; every problem becomes one line."""
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "recipe"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ConfigError(f"{origin}: {where}: {first['msg']}{more}") from None
+
+
+def dump_config(config: BaseModel) -> str:
+    """The resolved config as YAML, as it is written beside results."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _find_recipe(recipe: str | Path) -> Path:
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    shipped = RECIPES / f"{recipe}.yaml"
+    if shipped.is_file():
+        return shipped
+    names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+    raise ConfigError(f"no recipe {str(recipe)!r}: give a YAML file, or one of: {names}")
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, sep, value = override.partition("=")
+    if not sep or not key:
+        raise ConfigError(f"override {override!r}: expected key.path=value")
+    node: Any = content
+    *parents, last = key.split(".")
+    for part in parents:
+        node = _child(node, part, override)
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML ({_first_line(error)})") from None
+    if isinstance(node, list):
+        node[_index(node, last, override)] = parsed
+    else:
+        node[last] = parsed
+
+
+def _child(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, override)]
+    if node.get(part) is None:
+        node[part] = {}
+    if not isinstance(node[part], dict | list):
+        raise ConfigError(f"override {override!r}: {part!r} is a value, not a section")
+    return node[part]
+
+
+def _index(node: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise ConfigError(f"override {override!r}: {part!r} is not a position in a list of {len(node)}")
+    return int(part)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

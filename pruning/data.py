@@ -1,0 +1,244 @@
+"""Datasets: a hub name or a local file becomes a list of examples; the first thing that a run's data meets.
+
+Local files are SQuAD JSON (v1.1 and v2.0) for question answering, and JSON lines or CSV for classification. Every problem is a
+`DataError` in one line that names the file, what was found and what was expected.
+"""
+
+import csv
+import json
+import os
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pruning.config import DataSource
+from pruning.errors import DataError
+
+TEXT_COLUMNS = ("text", "sentence", "premise", "question1", "sentence1")
+PAIR_COLUMNS = {"premise": "hypothesis", "question1": "question2", "sentence1": "sentence2"}
+
+
+@dataclass(frozen=True)
+class AnswerSpan:
+    """A gold answer and where it starts, in code points of the context."""
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True)
+class QuestionExample:
+    """A question about a context; no answers means that it cannot be answered from it."""
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[AnswerSpan, ...]
+
+
+@dataclass(frozen=True)
+class TextExample:
+    """A text, or a pair of texts, with the index of its label."""
+
+    id: str
+    text: str
+    text_pair: str | None
+    label: int
+
+
+Example = QuestionExample | TextExample
+
+
+def load_examples(sources: Iterable[DataSource], task: str, *, labels: Sequence[str] = (), seed: int = 17) -> list[Example]:
+    """All examples of the sources, in order.
+
+    Args:
+        sources: read one after the other.
+        task: `question-answering` or `text-classification`.
+        labels: classification: label names by index; labels in the data are checked against them.
+        seed: of `limit` and `wrong_paragraphs`.
+
+    Raises:
+        DataError: a source cannot be read or does not fit the task.
+    """
+    return [example for source in sources for example in load_source(source, task, labels=labels, seed=seed)]
+
+
+def load_source(source: DataSource, task: str, *, labels: Sequence[str] = (), seed: int = 17) -> list[Example]:
+    """The examples of one source; see `load_examples`."""
+    where, rows = _rows(source, task)
+    examples: list[Example]
+    if task == "question-answering":
+        examples = list(_questions(rows, where))
+    else:
+        examples = list(_texts(rows, where, source, labels))
+    if not examples:
+        raise DataError(f"{where}: no examples in it")
+    if source.limit is not None and source.limit < len(examples):
+        examples = random.Random(seed).sample(examples, source.limit)
+    if source.wrong_paragraphs and task == "question-answering":
+        examples = with_wrong_paragraphs([e for e in examples if isinstance(e, QuestionExample)], source.wrong_paragraphs, seed=seed)
+    return examples
+
+
+def source_name(source: DataSource) -> str:
+    """Name of the source in reports and manifests."""
+    if source.name:
+        return source.name
+    if source.hub:
+        return f"{source.hub}/{source.config}" if source.config else source.hub
+    return Path(source.path or "").stem
+
+
+def with_wrong_paragraphs(examples: Sequence[QuestionExample], share: float, *, seed: int) -> list[Example]:
+    """Add questions paired with a paragraph that does not contain their answers, until they are `share` of the result.
+
+    The paragraph is drawn from the others of the list; one that holds any of the gold answers is not taken.
+    """
+    rng = random.Random(seed)
+    answerable = [e for e in examples if e.answers]
+    contexts = sorted({e.context for e in examples})
+    wanted = round(len(examples) * share / (1 - share))
+    added: list[Example] = []
+    for example in rng.sample(answerable, min(wanted, len(answerable))):
+        context = _unrelated(example, contexts, rng)
+        if context is not None:
+            added.append(replace(example, id=f"{example.id}/wrong-paragraph", context=context, answers=()))
+    return [*examples, *added]
+
+
+def _unrelated(example: QuestionExample, contexts: Sequence[str], rng: random.Random) -> str | None:
+    gold = [answer.text.lower() for answer in example.answers]
+    for _ in range(20):
+        context = rng.choice(contexts)
+        lowered = context.lower()
+        if context != example.context and not any(text in lowered for text in gold):
+            return context
+    return None
+
+
+def _rows(source: DataSource, task: str) -> tuple[str, Iterator[dict[str, Any]]]:
+    path = find_file(source.path) if source.path else None
+    if path is not None:
+        return str(path), _file_rows(path, task)
+    if source.hub is None:
+        looked = f" (also looked in SECATEUR_DATA={os.environ['SECATEUR_DATA']})" if "SECATEUR_DATA" in os.environ else ""
+        raise DataError(f"{source.path}: no such file{looked}; give a path that exists, or a hub dataset")
+    return f"hub dataset {source_name(source)}, split {source.split}", _hub_rows(source)
+
+
+def find_file(path: str) -> Path | None:
+    """The file at `path`, or at `path` inside the folder that SECATEUR_DATA names; None if there is neither."""
+    candidates = [Path(path)]
+    if "SECATEUR_DATA" in os.environ and not Path(path).is_absolute():
+        candidates.append(Path(os.environ["SECATEUR_DATA"]) / path)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _hub_rows(source: DataSource) -> Iterator[dict[str, Any]]:
+    from datasets import load_dataset  # slow to import, and not needed for local files
+
+    try:
+        dataset = load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
+    except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub's client derive from: not found, offline, no such split
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise DataError(
+            f"hub dataset {source_name(source)}, split {source.split}: cannot be loaded ({reason}); check the name and the network, or set `path`"
+        ) from None
+    return iter(dataset)
+
+
+def _file_rows(path: Path, task: str) -> Iterator[dict[str, Any]]:
+    try:
+        if path.suffix == ".json":
+            yield from _squad_rows(json.loads(path.read_text(encoding="utf-8")), path)
+        elif path.suffix == ".jsonl":
+            with path.open(encoding="utf-8") as lines:
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        yield _json_line(line, path, number)
+        elif path.suffix == ".csv":
+            with path.open(encoding="utf-8", newline="") as file:
+                yield from csv.DictReader(file, strict=True)
+        else:
+            raise DataError(f"{path}: unknown kind of file; expected .json (SQuAD), .jsonl or .csv")
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+
+
+def _json_line(line: str, path: Path, number: int) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise DataError(f"{path}: line {number} is not a JSON object; expected one object with named columns a line")
+    return row
+
+
+def _squad_rows(content: Any, path: Path) -> Iterator[dict[str, Any]]:
+    if not isinstance(content, dict) or not isinstance(content.get("data"), list):
+        raise DataError(f"{path}: not SQuAD JSON: expected an object with a list `data` of articles")
+    try:
+        for article in content["data"]:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    answers = [] if question.get("is_impossible") else question["answers"]
+                    yield {
+                        "id": question["id"],
+                        "question": question["question"],
+                        "context": paragraph["context"],
+                        "answers": {"text": [a["text"] for a in answers], "answer_start": [a["answer_start"] for a in answers]},
+                    }
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: not SQuAD JSON: an article, paragraph or question lacks {error}") from None
+
+
+def _questions(rows: Iterable[dict[str, Any]], where: str) -> Iterator[QuestionExample]:
+    for index, row in enumerate(rows):
+        for column in ("question", "context", "answers"):
+            if column not in row:
+                raise DataError(f"{where}: row {index} has no column {column!r}; expected SQuAD's question, context, answers")
+        answers = row["answers"]
+        if isinstance(answers, list):
+            answers = {"text": [a["text"] for a in answers], "answer_start": [a["answer_start"] for a in answers]}
+        spans = tuple(AnswerSpan(text, int(start)) for text, start in zip(answers["text"], answers["answer_start"], strict=True))
+        for span in spans:
+            if row["context"][span.start : span.start + len(span.text)] != span.text:
+                raise DataError(f"{where}: question {row.get('id', index)!r}: the context does not hold {span.text!r} at {span.start}")
+        yield QuestionExample(str(row.get("id", index)), row["question"], row["context"], spans)
+
+
+def _texts(rows: Iterable[dict[str, Any]], where: str, source: DataSource, labels: Sequence[str]) -> Iterator[TextExample]:
+    columns: tuple[str, str | None] | None = None
+    for index, row in enumerate(rows):
+        columns = columns or _columns(row, where, source)
+        text, pair = columns
+        missing = [c for c in (text, pair, source.label) if c is not None and row.get(c) is None]
+        if missing:
+            raise DataError(f"{where}: row {index} has no value in column {missing[0]!r}")
+        yield TextExample(
+            str(row.get("id", row.get("idx", index))), str(row[text]), str(row[pair]) if pair else None, _label(row[source.label], where, index, labels)
+        )
+
+
+def _columns(row: dict[str, Any], where: str, source: DataSource) -> tuple[str, str | None]:
+    text = source.text or next((name for name in TEXT_COLUMNS if name in row), None)
+    pair = source.text_pair or PAIR_COLUMNS.get(text or "")
+    wanted = [text or "text", *([pair] if pair else []), source.label]
+    for column in wanted:
+        if column not in row:
+            raise DataError(f"{where}: no column {column!r}; it has {', '.join(map(str, row))}; name the columns in the recipe or rename them")
+    return str(text), pair
+
+
+def _label(value: Any, where: str, index: int, labels: Sequence[str]) -> int:
+    if isinstance(value, str) and value in labels:
+        return list(labels).index(value)
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0 or (labels and number >= len(labels)):
+        expected = f"0 to {len(labels) - 1}, or one of {', '.join(labels)}" if labels else "an index from 0"
+        raise DataError(f"{where}: row {index} has label {value!r}; expected {expected}")
+    return number

@@ -1,0 +1,64 @@
+"""What training and pruning need to know of a task: its head, its features, its loss.
+
+A *feature* is one row of token ids with its targets, as Python lists; a *batch* is a dictionary of tensors `[batch, sequence]` (and
+the targets `[batch]`) that goes into `model(**inputs)`. What an answer is, is the service's business (`service.tasks`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from transformers.modeling_outputs import ModelOutput
+
+from pruning.data import Example
+from service.artifact import TaskName
+
+Feature = dict[str, Any]
+Batch = dict[str, Tensor]
+
+
+class Task(Protocol):
+    """One task on the pruning side; the list is in `pruning.tasks.TASKS`."""
+
+    name: TaskName
+    auto_class: Any
+    targets: tuple[str, ...]
+
+    def features(
+        self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: int = 0
+    ) -> list[Feature]:
+        """Tokenised rows with their targets; a long context gives several."""
+        ...
+
+    def losses(self, outputs: ModelOutput, batch: Mapping[str, Tensor], *, label_smoothing: float = 0.0) -> Tensor:
+        """Loss of each row, `[batch]`."""
+        ...
+
+    def logits(self, outputs: ModelOutput) -> tuple[Tensor, ...]:
+        """Logits over classes `[batch, classes]`, or over positions `[batch, sequence]` for start and for end."""
+        ...
+
+
+def collate(features: Sequence[Feature], tokenizer: PreTrainedTokenizerBase) -> Batch:
+    """Pad features to the longest of them.
+
+    Returns:
+        int64 `[batch, sequence]` for each of the tokenizer's outputs, and the targets `[batch]`.
+    """
+    names = [name for name in tokenizer.model_input_names if name in features[0]]
+    padded = tokenizer.pad([{name: feature[name] for name in names} for feature in features], return_tensors="pt")
+    targets = {name: torch.tensor([feature[name] for feature in features]) for name in features[0] if name not in names}
+    return {**{name: padded[name] for name in names}, **targets}
+
+
+def batches(features: Sequence[Feature], tokenizer: PreTrainedTokenizerBase, *, batch_size: int) -> list[Batch]:
+    """Features in batches of like lengths, so that little is padded; their order is by length, not as given."""
+    ordered = sorted(features, key=lambda feature: len(feature["input_ids"]))
+    return [collate(ordered[i : i + batch_size], tokenizer) for i in range(0, len(ordered), batch_size)]
+
+
+def inputs_of(batch: Mapping[str, Tensor], task: Task) -> Batch:
+    """The batch without its targets: what the model's forward takes."""
+    return {name: tensor for name, tensor in batch.items() if name not in task.targets}
