@@ -35,7 +35,7 @@ def compact(model: PreTrainedModel, *, drop_layers: Collection[int] = ()) -> Pre
             _compact_feed_forward(family, small, index, layer.feed_forward)
     if drop_layers:
         family.drop_layers(small, drop_layers)
-    return small
+    return small.train(model.training)  # what took a removed block's place follows the mode too
 
 
 def live_heads(block: AttentionBlock) -> Tensor:
