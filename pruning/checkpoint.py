@@ -33,12 +33,14 @@ from pruning.families.editing import DENSE_LAYERS_FIELD, dense_layers
 from pruning.storage import written
 from pruning.structure import embedding_tables, shapes
 from service.artifact import LayerShape
+from service.errors import SecateurError
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST_NAME = "checkpoint.json"
 EMBEDDINGS_NAME = "model-embeddings.safetensors"
 ENCODER_NAME = "model-encoder.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+READING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
 
 
 class CheckpointManifest(BaseModel):
@@ -128,7 +130,7 @@ def load(
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub name; a fast one, since the service reads its `tokenizer.json`."""
-    with _readable(source):
+    with _readable(source, (Exception,)):  # the tokenizers library raises nothing more precise
         tokenizer = AutoTokenizer.from_pretrained(str(source))
     if not tokenizer.is_fast:
         raise CheckpointError(f"{source}: {type(tokenizer).__name__} is not a fast tokenizer; save it with a tokenizer.json")
@@ -155,7 +157,8 @@ def _load_own(folder: Path, config: PretrainedConfig, auto_class: Any) -> PreTra
     manifest = read_checkpoint_manifest(folder)
     _check_config(folder, config, manifest)
     with no_init_weights():
-        model = auto_class.from_config(config) if auto_class else _architecture(manifest.architecture)(config)
+        model = auto_class.from_config(config) if auto_class else _architecture(folder, manifest.architecture)(config)
+        model.tie_weights()
     if type(model).__name__ != manifest.architecture:
         raise CheckpointError(f"{folder}: holds a {manifest.architecture}, where a {type(model).__name__} is needed")
     _check_layers(folder, model, manifest.layers)
@@ -172,8 +175,13 @@ def _load_plain(
     new_head: bool,
 ) -> PreTrainedModel:
     if auto_class is None:
-        auto_class = _architecture((config.architectures or ["(none named)"])[0])
-    model, info = auto_class.from_pretrained(str(source), config=config, use_safetensors=True, output_loading_info=True)
+        auto_class = _architecture(source, (config.architectures or ["(none named)"])[0])
+    model, info = auto_class.from_pretrained(
+        str(source), config=config, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    mismatched = sorted(info["mismatched_keys"])
+    if mismatched:
+        raise CheckpointError(f"{source}: weights of another shape: {_some(mismatched)}; do the labels match its head?")
     encoder = f"{model.base_model_prefix}."
     missing = sorted(info["missing_keys"])
     essential = [name for name in missing if name.startswith(encoder) and "pooler" not in name]
@@ -218,10 +226,10 @@ def _set_dropout(config: PretrainedConfig, rate: float) -> None:
             setattr(config, field, rate)
 
 
-def _architecture(name: str) -> Any:  # noqa: ANN401
+def _architecture(source: str | Path, name: str) -> Any:  # noqa: ANN401
     found = getattr(transformers, name, None)
     if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
-        raise CheckpointError(f"transformers has no model class {name!r}; say which task the model is for")
+        raise CheckpointError(f"{source}: transformers has no model class {name!r}; say which task the model is for")
     return found
 
 
@@ -319,11 +327,13 @@ def _write_json(path: Path, content: object) -> None:
 
 
 @contextmanager
-def _readable(source: str | Path) -> Iterator[None]:
+def _readable(source: str | Path, errors: tuple[type[Exception], ...] = READING_ERRORS) -> Iterator[None]:
     """Turn what reading can raise into one line that names the source."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except SecateurError:
+        raise
+    except errors as error:
         raise CheckpointError(f"{source}: cannot be loaded: {_one_line(error)}") from error
 
 
