@@ -34,7 +34,7 @@ class QuestionRequest(Request):
     question: str = Field(max_length=10_000, description="The question.")
     context: str = Field(max_length=MAX_CHARACTERS, description="The text that holds the answer.")
     top_k: int = Field(default=1, ge=1, le=1000, description="Most answers to return, best first.")
-    max_answer_tokens: int = Field(default=30, ge=1, le=512, description="Most tokens in an answer.")
+    max_answer_tokens: int = Field(default=30, ge=1, le=128, description="Most tokens in an answer.")
     handle_no_answer: bool | None = Field(
         default=None, description="Whether `no answer` may be returned; without it, what the model was trained for."
     )

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from service.tokenization import TextTokenizer
 from tests.service import builders
 
-settings.register_profile("secateur", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("secateur", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("secateur")
 
 
