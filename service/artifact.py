@@ -150,7 +150,7 @@ class Manifest(_Part):
     metrics: tuple[Metric, ...] = Field(default=(), description="Measured accuracy.")
     latency: tuple[Latency, ...] = Field(default=(), description="Measured latency.")
     recipe: str = Field(description="The resolved recipe, as YAML.")
-    parent: str | None = Field(default=None, description="sha256 of the manifest of the artifact that this one was made from.")
+    parent: str | None = Field(default=None, description="Revision of the artifact that this one was made from; see `revision`.")
     training_data: tuple[TrainingData, ...] = Field(default=(), description="What the weights have seen.")
     producer: str = Field(description="`secateur <version>`.")
 
@@ -192,6 +192,12 @@ def hash_files(folder: Path) -> dict[str, FileEntry]:
     """Size and hash of every file of the artifact but the manifest, by relative path in sorted order."""
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return {relative: _entry(locate(folder, relative)) for relative in paths if relative != MANIFEST_NAME}
+
+
+def revision(manifest: Manifest) -> str:
+    """What identifies an artifact's content: the SHA-256 of its table of files. Metrics that are added later do not change it."""
+    table = {name: entry.sha256 for name, entry in manifest.files.items()}
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:

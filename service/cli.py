@@ -9,6 +9,7 @@ from typing import TextIO
 import click
 
 from service.artifact import MANIFEST_NAME, Manifest
+from service.command_line import CommandGroup
 from service.errors import ArtifactError, RequestError, SecateurError
 from service.model import Model
 from service.runtime.machine import core_count
@@ -17,27 +18,7 @@ from service.tasks.base import Request, Response, parse_request
 from service.tasks.classify import ClassifyResponse
 from service.tasks.qa import QuestionResponse
 
-INTERRUPTED = 130
-
-
-class _OneLineError(click.ClickException):
-    exit_code = 2
-
-
-class _Group(click.Group):
-    """Turns what Secateur raises on purpose into one line and exit code 2, and Ctrl-C into 130."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except SecateurError as error:
-            raise _OneLineError(" ".join(str(error).split())) from error
-        except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
-            ctx.exit(INTERRUPTED)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="secateur")
 @click.pass_context
 def main(ctx: click.Context) -> None:

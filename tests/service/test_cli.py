@@ -139,15 +139,15 @@ def test_wrong_setting_is_one_line(models):
     assert "SECATEUR_THREADS" in _one_line(result)
 
 
-def test_interrupt_exits_130(models, monkeypatch):
-    """Ctrl-C is not an error of the input."""
+def test_interrupt_is_one_line(models, monkeypatch):
+    """Ctrl-C says in one line that the same command goes on."""
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(service.cli.Model, "load", interrupted)
     result = _run("check", models=models)
-    assert result.exit_code == 130
+    assert result.exit_code == 2
     assert "Traceback" not in result.output
 
 
