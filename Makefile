@@ -1,0 +1,58 @@
+# make demo, make test, make lint: each makes its own environment first, and is safe to repeat.
+#
+#   TORCH_INDEX=https://download.pytorch.org/whl/cpu   install torch from this index: a small build, for CPU only
+#   DATA=my.jsonl                                      make demo: evaluate on this file (columns: sentence, label 0 or 1)
+#   ARGS='-k qa'                                       make test: arguments for pytest
+#   PYTHON, VENV                                       the interpreter (3.11 or newer), and where the environment goes
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+TORCH_INDEX ?=
+DATA ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+INSTALL := $(PIP) install --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# \?//p' Makefile
+
+demo: $(VENV)/.pruning
+	$(BIN)/secateur-prune run demo $(if $(DATA),--set 'data.validation=[{path: "$(DATA)"}]') --output runs/demo
+	@echo
+	$(BIN)/secateur-serve answer models/qa/compact-int8 \
+	  --question "What does a gardener use a secateur for?" \
+	  --context "In late winter the gardener takes a secateur and uses it to cut dead wood out of the roses, close above a bud."
+	$(BIN)/secateur-serve answer models/sentiment/compact-int8 --text "It cuts cleanly and has never once jammed."
+	$(BIN)/secateur-serve answer models/sentiment/compact-int8 --text "The spring broke in a week and the blade is blunt."
+	@echo
+	@echo "The report: runs/demo/report.html"
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# What is installed is written down in an empty file; a second call finds it and has nothing to do.
+$(VENV)/.pruning: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make ... PYTHON=/path/to/python" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) --upgrade pip setuptools
+	$(INSTALL) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
+	$(INSTALL) -e '.[pruning]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.pruning
+	$(INSTALL) --group dev
+	@touch $@
