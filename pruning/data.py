@@ -16,6 +16,7 @@ from typing import Any
 from pruning.config import DataSource
 from pruning.errors import DataError
 
+PACKAGE = Path(__file__).parent
 TEXT_COLUMNS = ("text", "sentence", "premise", "question1", "sentence1")
 PAIR_COLUMNS = {"premise": "hypothesis", "question1": "question2", "sentence1": "sentence2"}
 
@@ -130,10 +131,11 @@ def _rows(source: DataSource, task: str) -> tuple[str, Iterator[dict[str, Any]]]
 
 
 def find_file(path: str) -> Path | None:
-    """The file at `path`, or at `path` inside the folder that SECATEUR_DATA names; None if there is neither."""
+    """The file at `path`: from here, from the folder that SECATEUR_DATA names, or from this package (`samples/`); None if nowhere."""
     candidates = [Path(path)]
-    if "SECATEUR_DATA" in os.environ and not Path(path).is_absolute():
-        candidates.append(Path(os.environ["SECATEUR_DATA"]) / path)
+    if "SECATEUR_DATA" in os.environ:
+        candidates.append(Path(os.environ["SECATEUR_DATA"]) / path)  # an absolute path stays what it is
+    candidates.append(PACKAGE / path)
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
@@ -142,7 +144,11 @@ def _hub_rows(source: DataSource) -> Iterator[dict[str, Any]]:
 
     try:
         dataset = load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
-    except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub's client derive from: not found, offline, no such split
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # what datasets and the hub's client derive from: not found, offline, no such split
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise DataError(
             f"hub dataset {source_name(source)}, split {source.split}: cannot be loaded ({reason}); check the name and the network, or set `path`"
@@ -160,7 +166,7 @@ def _file_rows(path: Path, task: str) -> Iterator[dict[str, Any]]:
                     if line.strip():
                         yield _json_line(line, path, number)
         elif path.suffix == ".csv":
-            with path.open(encoding="utf-8", newline="") as file:
+            with path.open(encoding="utf-8-sig", newline="") as file:
                 yield from csv.DictReader(file, strict=True)
         else:
             raise DataError(f"{path}: unknown kind of file; expected .json (SQuAD), .jsonl or .csv")
@@ -169,7 +175,10 @@ def _file_rows(path: Path, task: str) -> Iterator[dict[str, Any]]:
 
 
 def _json_line(line: str, path: Path, number: int) -> dict[str, Any]:
-    row = json.loads(line)
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: line {number} is not JSON ({error.msg} at column {error.colno})") from None
     if not isinstance(row, dict):
         raise DataError(f"{path}: line {number} is not a JSON object; expected one object with named columns a line")
     return row
@@ -189,8 +198,10 @@ def _squad_rows(content: Any, path: Path) -> Iterator[dict[str, Any]]:
                         "context": paragraph["context"],
                         "answers": {"text": [a["text"] for a in answers], "answer_start": [a["answer_start"] for a in answers]},
                     }
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: not SQuAD JSON: an article, paragraph or question lacks {error}") from None
+    except KeyError as error:
+        raise DataError(f"{path}: not SQuAD JSON: an article, paragraph, question or answer lacks {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not SQuAD JSON: an article, paragraph, question or answer is not what it should be ({error})") from None
 
 
 def _questions(rows: Iterable[dict[str, Any]], where: str) -> Iterator[QuestionExample]:
@@ -198,14 +209,23 @@ def _questions(rows: Iterable[dict[str, Any]], where: str) -> Iterator[QuestionE
         for column in ("question", "context", "answers"):
             if column not in row:
                 raise DataError(f"{where}: row {index} has no column {column!r}; expected SQuAD's question, context, answers")
-        answers = row["answers"]
-        if isinstance(answers, list):
-            answers = {"text": [a["text"] for a in answers], "answer_start": [a["answer_start"] for a in answers]}
-        spans = tuple(AnswerSpan(text, int(start)) for text, start in zip(answers["text"], answers["answer_start"], strict=True))
+            if column != "answers" and not isinstance(row[column], str):
+                raise DataError(f"{where}: row {index} has no text in column {column!r}, but {row[column]!r}")
+        spans = _spans(row["answers"], where, index)
         for span in spans:
-            if row["context"][span.start : span.start + len(span.text)] != span.text:
+            if span.start < 0 or row["context"][span.start : span.start + len(span.text)] != span.text:
                 raise DataError(f"{where}: question {row.get('id', index)!r}: the context does not hold {span.text!r} at {span.start}")
         yield QuestionExample(str(row.get("id", index)), row["question"], row["context"], spans)
+
+
+def _spans(answers: Any, where: str, index: int) -> tuple[AnswerSpan, ...]:
+    """Gold answers, from the hub's two lists or from SQuAD's list of objects."""
+    try:
+        if isinstance(answers, list):
+            return tuple(AnswerSpan(str(a["text"]), int(a["answer_start"])) for a in answers)
+        return tuple(AnswerSpan(str(text), int(start)) for text, start in zip(answers["text"], answers["answer_start"], strict=True))
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{where}: row {index}: column 'answers' does not hold `text` and `answer_start` of each answer") from None
 
 
 def _texts(rows: Iterable[dict[str, Any]], where: str, source: DataSource, labels: Sequence[str]) -> Iterator[TextExample]:
@@ -217,7 +237,10 @@ def _texts(rows: Iterable[dict[str, Any]], where: str, source: DataSource, label
         if missing:
             raise DataError(f"{where}: row {index} has no value in column {missing[0]!r}")
         yield TextExample(
-            str(row.get("id", row.get("idx", index))), str(row[text]), str(row[pair]) if pair else None, _label(row[source.label], where, index, labels)
+            str(row.get("id", row.get("idx", index))),
+            str(row[text]),
+            str(row[pair]) if pair else None,
+            _label(row[source.label], where, index, labels),
         )
 
 
@@ -227,7 +250,9 @@ def _columns(row: dict[str, Any], where: str, source: DataSource) -> tuple[str, 
     wanted = [text or "text", *([pair] if pair else []), source.label]
     for column in wanted:
         if column not in row:
-            raise DataError(f"{where}: no column {column!r}; it has {', '.join(map(str, row))}; name the columns in the recipe or rename them")
+            raise DataError(
+                f"{where}: no column {column!r}; it has {', '.join(map(str, row))}; name the columns in the recipe or rename them"
+            )
     return str(text), pair
 
 
@@ -236,7 +261,9 @@ def _label(value: Any, where: str, index: int, labels: Sequence[str]) -> int:
         return list(labels).index(value)
     try:
         number = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    if isinstance(value, float) and value != number:
         number = -1
     if number < 0 or (labels and number >= len(labels)):
         expected = f"0 to {len(labels) - 1}, or one of {', '.join(labels)}" if labels else "an index from 0"
