@@ -81,6 +81,12 @@ class TrainConfig(_Part):
     distillation: DistillationConfig | None = Field(None, description="Distil from a teacher; none by default.")
     save_steps: int = Field(500, gt=0, description="Optimizer steps between checkpoints that a rerun resumes from.")
 
+    @model_validator(mode="after")
+    def _splits_evenly(self) -> "TrainConfig":
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"`batch_size` {self.batch_size} is not divisible by `accumulation` {self.accumulation}")
+        return self
+
 
 class SpeedupTarget(_Part):
     """A structural speed-up over the dense model in the same precision, runtime and length, one thread, one row per call."""
@@ -140,7 +146,7 @@ class PruneConfig(_Part):
     targets: tuple[Target, ...] = Field(min_length=1, description="What to reach; all from one importance pass.")
     calibration_examples: int = Field(1024, gt=0, description="Training examples that importance and reconstruction see.")
     batch_size: int = Field(16, gt=0, description="Examples per calibration batch.")
-    search_trials: int = Field(64, ge=0, description="Candidate structures scored on calibration loss after the first search; 0 for none.")
+    search_trials: int = Field(32, ge=0, description="Candidate structures scored on calibration loss after the first search; 0 for none.")
     reconstruct: bool = Field(True, description="Least-squares reconstruction of what is left.")
 
 
@@ -182,6 +188,7 @@ class RunConfig(_Part):
     recover: TrainConfig | None = Field(None, description="Training of each compact model after pruning.")
     quantize: QuantizeConfig = Field(QuantizeConfig(), description="How the int8 variant is made.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="What is measured.")
+    notes: tuple[str, ...] = Field((), description="What a reader of the report must know: that the data is a smoke sample, for example.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
@@ -189,7 +196,7 @@ class RunConfig(_Part):
             raise ValueError("text classification needs `labels`: at least two names, by index")
         if self.stages and len(self.stages) != len(self.train):
             raise ValueError(f"`stages` has {len(self.stages)} entries and `train` {len(self.train)}; give one per stage")
-        if any(index >= len(self.data.train) for stage in self.stages for index in stage):
+        if any(not 0 <= index < len(self.data.train) for stage in self.stages for index in stage):
             raise ValueError(f"`stages` names a source that `data.train` has not: it has {len(self.data.train)}")
         return self
 
