@@ -223,8 +223,8 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         self.teacher = teacher.eval().to(self.args.device) if teacher is not None and config.distillation is not None else None
         self.model_accepts_loss_kwargs = False
 
-    def _get_train_sampler(self, train_dataset: Dataset[Feature] | None = None) -> Sampler[int]:
-        rows = self.train_dataset if train_dataset is None else train_dataset
+    def _get_train_sampler(self, train_dataset: "_Rows | None" = None) -> Sampler[int]:
+        rows: _Rows = self.train_dataset if train_dataset is None else train_dataset
         return LengthGroupedSampler([len(row["input_ids"]) for row in rows.features], self.args.train_batch_size, seed=self.args.seed)
 
     def compute_loss(

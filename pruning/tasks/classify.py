@@ -1,6 +1,7 @@
 """Text classification: a text or a pair of texts, one label of several."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,8 +18,8 @@ class Classification:
     """Single-label classification of a text or a pair (GLUE: Wang et al., 2018, arXiv:1804.07461)."""
 
     name: TaskName = "text-classification"
-    auto_class = AutoModelForSequenceClassification
-    targets = ("labels",)
+    auto_class: Any = AutoModelForSequenceClassification
+    targets: tuple[str, ...] = ("labels",)
 
     def features(
         self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: int = 0

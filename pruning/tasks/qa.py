@@ -1,6 +1,7 @@
 """Extractive question answering: windows over long contexts, start and end positions, position 0 for "no answer here"."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,8 +20,8 @@ class QuestionAnswering:
     """Span extraction (SQuAD: Rajpurkar et al., 2016, arXiv:1606.05250; no answer: arXiv:1806.03822)."""
 
     name: TaskName = "question-answering"
-    auto_class = AutoModelForQuestionAnswering
-    targets = ("start_positions", "end_positions")
+    auto_class: Any = AutoModelForQuestionAnswering
+    targets: tuple[str, ...] = ("start_positions", "end_positions")
 
     def features(
         self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: int = 0

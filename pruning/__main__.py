@@ -1,0 +1,5 @@
+"""`python -m pruning` is `secateur-prune`."""
+
+from pruning.cli import main
+
+main()

@@ -1,0 +1,288 @@
+"""`secateur-prune`: verbs over recipes, checkpoints and artifacts; each parses, calls one function, and prints what came of it."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pruning.config import DataSource, RunConfig, load_recipe
+from pruning.errors import ConfigError
+from service.command_line import CommandGroup
+
+RECIPE = click.argument("recipe")
+SET = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field of the recipe; `train.0.epochs=1`.")
+OUTPUT = click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="secateur")
+@click.option("--quiet", is_flag=True, help="Only warnings on stderr.")
+def main(quiet: bool) -> None:
+    """Prune a fine-tuned transformer, compact it, export and quantize it, and measure what that cost and won.
+
+    RECIPE is a YAML file or the name of one that ships (`secateur-prune recipes` lists them). Data that a recipe names by a relative
+    path is looked up here and in the folder that SECATEUR_DATA names.
+
+    \b
+    Examples:
+      secateur-prune run sst2 --output runs/sst2
+      secateur-prune run demo --output runs/demo --set prune.search_trials=8
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("pruning").setLevel(logging.WARNING if quiet else logging.INFO)
+    _quiet_libraries()
+
+
+@main.command()
+def recipes() -> None:
+    """List the recipes that ship.
+
+    \b
+    Example:
+      secateur-prune recipes
+    """
+    from pruning.config import RECIPES
+
+    for path in sorted(RECIPES.glob("*.yaml")):
+        config = load_recipe(path)
+        click.echo(f"{path.stem:<22} {config.task}, from {config.model}")
+
+
+@main.command()
+@RECIPE
+@SET
+@OUTPUT
+@JSON
+def run(recipe: str, overrides: tuple[str, ...], output: Path, as_json: bool) -> None:
+    """Do all of a recipe: train, prune, compact, recover, export, quantize, evaluate, report.
+
+    Interrupted, the same command goes on where it stopped; a stage whose inputs did not change is not done again.
+
+    \b
+    Examples:
+      secateur-prune run sst2 --output runs/sst2
+      secateur-prune run sst2 --output runs/mine --set model=./my-bert --set 'data.train=[{path: reviews.csv}]'
+    """
+    from pruning.pipeline import run as run_recipe
+    from pruning.report import to_text
+
+    report = run_recipe(load_recipe(recipe, overrides), output)
+    click.echo(report.model_dump_json(indent=1) if as_json else to_text(report))
+    click.echo(f"Report: {output / 'report' / 'report.html'}", err=True)
+
+
+@main.command()
+@RECIPE
+@SET
+@OUTPUT
+def train(recipe: str, overrides: tuple[str, ...], output: Path) -> None:
+    """Fine-tune the recipe's model, dense or compact, through all of its training stages.
+
+    `model` may be a compact checkpoint: that is recovery after pruning. Interrupted, the same command resumes.
+
+    \b
+    Examples:
+      secateur-prune train qa --output runs/qa
+      secateur-prune train sst2 --output runs/recovered --set model=runs/sst2/checkpoints/speedup-2-int8-32/compact
+    """
+    from pruning.pipeline import train_dense
+    from pruning.run import Run
+    from pruning.stages import Stages
+
+    record = train_dense(Run(load_recipe(recipe, overrides), Stages(output)))
+    click.echo(output / record.name)
+
+
+@main.command()
+@RECIPE
+@SET
+@OUTPUT
+@JSON
+def prune(recipe: str, overrides: tuple[str, ...], output: Path, as_json: bool) -> None:
+    """Prune the recipe's model to each of its targets, with no training; leaves masked checkpoints.
+
+    \b
+    Examples:
+      secateur-prune prune sst2 --output runs/sst2 --set model=./my-bert --set train=[]
+      secateur-prune prune sst2 --output runs/sst2 --set 'prune.targets=[{speedup: 3, sequence_length: 32}]'
+    """
+    from pruning.pipeline import prune_all
+    from pruning.run import Run
+    from pruning.stages import Stages
+
+    records = prune_all(Run(load_recipe(recipe, overrides), Stages(output)))
+    for record in records:
+        details = {key: record.details[key] for key in ("predicted", "measured")}
+        row = {"checkpoint": str(output / record.name), **details}
+        click.echo(json.dumps(row) if as_json else _pruned_line(row))
+
+
+@main.command()
+@click.argument("checkpoint", type=FOLDER)
+@OUTPUT
+@click.option("--drop-layer", "drop_layers", type=int, multiple=True, help="Also take out this layer, counted from 0; changes outputs.")
+def compact(checkpoint: Path, output: Path, drop_layers: tuple[int, ...]) -> None:
+    """Take what is zero out of a masked checkpoint, exactly.
+
+    \b
+    Example:
+      secateur-prune compact runs/sst2/checkpoints/speedup-2-int8-32/masked --output compact
+    """
+    from pruning import checkpoint as checkpoints
+    from pruning.compaction import compact as compact_model
+    from pruning.structure import density, shapes
+
+    model = compact_model(checkpoints.load(checkpoint), drop_layers=drop_layers)
+    checkpoints.save(model, checkpoints.load_tokenizer(checkpoint), output)
+    left = " ".join(f"{shape.heads}/{shape.intermediate}" for shape in shapes(model))
+    click.echo(f"{output}: density {density(model):.3f}, heads/neurons by layer {left}")
+
+
+@main.command()
+@click.argument("checkpoint", type=FOLDER)
+@click.option("--recipe", required=True, help="Says the task, labels, lengths and data.")
+@SET
+@OUTPUT
+def export(checkpoint: Path, recipe: str, overrides: tuple[str, ...], output: Path) -> None:
+    """Export a dense or compact checkpoint to an artifact: ONNX over fp16 weights, with its manifest.
+
+    \b
+    Example:
+      secateur-prune export compact --recipe sst2 --output models/mine/compact
+    """
+    from pruning.pipeline import export_checkpoint
+    from pruning.run import Run
+    from pruning.stages import Stages
+
+    manifest = export_checkpoint(Run(load_recipe(recipe, overrides), Stages(output.parent)), checkpoint, output)
+    click.echo(f"{output}: {manifest.name}/{manifest.variant}, {manifest.precision}, opset {manifest.opset}")
+
+
+@main.command()
+@click.argument("artifact", type=FOLDER)
+@OUTPUT
+@click.option("--scheme", type=click.Choice(["dynamic", "static", "fp16"]), default="dynamic", show_default=True, help="What to make.")
+@click.option(
+    "--method", type=click.Choice(["minmax", "percentile", "entropy"]), default="minmax", show_default=True, help="static: of calibration."
+)
+@click.option("--recipe", help="static: the recipe whose training data it is calibrated on.")
+@SET
+def quantize(artifact: Path, output: Path, scheme: str, method: str, recipe: str | None, overrides: tuple[str, ...]) -> None:
+    """Quantize an fp32 artifact to 8 bits (or to fp16 for GPU).
+
+    \b
+    Examples:
+      secateur-prune quantize models/qa/compact --output models/qa/compact-int8
+      secateur-prune quantize models/qa/compact --output static --scheme static --method entropy --recipe qa
+    """
+    from pruning.pipeline import calibration_inputs
+    from pruning.quantization import quantize_artifact
+    from pruning.run import Run
+    from pruning.stages import Stages
+
+    if scheme == "static" and recipe is None:
+        raise ConfigError("--scheme static needs --recipe: activation ranges are calibrated on its training data")
+    current = Run(load_recipe(recipe, overrides), Stages(output.parent)) if recipe else None
+    inputs = calibration_inputs(current) if current is not None and scheme == "static" else ()
+    manifest = quantize_artifact(artifact, output, scheme=scheme, calibration=inputs, method=method)
+    click.echo(f"{output}: {manifest.name}/{manifest.variant}, {sum(f.size_bytes for f in manifest.files.values()) / 1e6:.1f} MB")
+
+
+@main.command()
+@click.argument("artifact", type=FOLDER)
+@click.option("--data", type=click.Path(path_type=Path), help="File to evaluate on: SQuAD JSON, JSON lines, or CSV.")
+@click.option("--recipe", help="Evaluate on this recipe's data instead.")
+@click.option(
+    "--split", type=click.Choice(["validation", "test"]), default="validation", show_default=True, help="Which of the recipe's data."
+)
+@click.option("--against", type=FOLDER, help="Another artifact: also give paired differences, and the latency ratio.")
+@click.option("--positive-label", type=int, help="Classification: also F1 of this label.")
+@click.option("--length", "lengths", type=int, multiple=True, help="With --against: tokens at which latency is compared.")
+@click.option("--callers", type=int, default=1, show_default=True, help="With --length: concurrent callers, one thread each.")
+@click.option("--write", is_flag=True, help="Write the metrics into the artifact's manifest.")
+@JSON
+def evaluate(artifact: Path, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - click's options, passed on as they are
+    """Measure an artifact's accuracy, through the engine that serves it; beside another one, differences and latency too.
+
+    \b
+    Examples:
+      secateur-prune evaluate models/sentiment/compact-int8 --data reviews.jsonl
+      secateur-prune evaluate models/qa/compact-int8 --recipe qa --split test --against models/qa/dense --length 384
+    """
+    from pruning.comparison import compare_on
+
+    options["sources"] = _sources(options.pop("data"), options.pop("recipe"), options.pop("split"))
+    found = compare_on(artifact, **options)
+    click.echo(json.dumps(found.as_dict(), indent=1) if as_json else found.as_text())
+
+
+@main.command()
+@click.argument("folder", type=FOLDER)
+def report(folder: Path) -> None:
+    """Write a run's report again from its stages, and print its table.
+
+    \b
+    Example:
+      secateur-prune report runs/sst2
+    """
+    from pruning.report import read_report, to_text, write_report
+
+    found = read_report(folder / "report")
+    write_report(found, folder / "report")
+    click.echo(to_text(found))
+
+
+@main.command()
+@RECIPE
+@SET
+@click.option("--run", "folder", type=FOLDER, required=True, help="Folder of the finished run.")
+@click.option("--target", required=True, help="Which target to publish: the name of its folder under checkpoints/.")
+@OUTPUT
+def publish(recipe: str, overrides: tuple[str, ...], folder: Path, target: str, output: Path) -> None:
+    """Publish one target of a run: copy its artifacts, evaluate them once on the test data, and write the model card.
+
+    \b
+    Example:
+      secateur-prune publish qa --run runs/qa --target speedup-1.5-int8-384 --output models/qa
+    """
+    from pruning.publishing import publish as publish_target
+    from pruning.run import Run
+    from pruning.stages import Stages
+
+    click.echo(publish_target(Run(load_recipe(recipe, overrides), Stages(folder)), target, output))
+
+
+def _sources(data: Path | None, recipe: str | None, split: str) -> tuple[DataSource, ...]:
+    """What to evaluate on: a file, or a recipe's validation or test data."""
+    if (data is None) == (recipe is None):
+        raise ConfigError("say what to evaluate on: either --data FILE or --recipe RECIPE")
+    if data is not None:
+        return (DataSource(path=str(data), split="file"),)
+    assert recipe is not None
+    config: RunConfig = load_recipe(recipe)
+    sources = config.data.validation if split == "validation" else config.data.test
+    if not sources:
+        raise ConfigError(f"recipe {recipe} has no {split} data")
+    return sources
+
+
+def _pruned_line(row: dict[str, Any]) -> str:
+    if row["measured"] is None:
+        return str(row["checkpoint"])
+    measured = row["measured"]
+    interval = f"({measured['low']:.2f} to {measured['high']:.2f})"
+    return f"{row['checkpoint']}: structural {measured['value']:.2f}x {interval}, predicted {row['predicted']:.2f}x"
+
+
+def _quiet_libraries() -> None:
+    """What libraries say on their own stays out of the way of our messages; their progress bars stay."""
+    import os
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -1,0 +1,384 @@
+"""A run, top to bottom: dense model -> importance -> for each target prune, compact, recover -> artifacts -> evaluation -> report.
+
+Every stage's output is kept under the run's folder and used again when nothing it depends on has changed; a run that was interrupted
+goes on where it stopped. `run` is the whole of it; the functions below are its steps, which the command line also offers one by one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, set_seed
+
+from pruning import checkpoint
+from pruning.compaction import compact
+from pruning.config import PruneConfig, RunConfig, SpeedupTarget, Target, TrainConfig, dump_config
+from pruning.data import QuestionExample, source_name
+from pruning.errors import ConfigError
+from pruning.evaluation import best_null_threshold
+from pruning.export import ArtifactSpec, export_artifact, update_manifest
+from pruning.families import family_of
+from pruning.importance import Importance, fisher
+from pruning.post_training import Calibration, calibration_sample, prune
+from pruning.quantization import quantize_artifact
+from pruning.report import RunReport
+from pruning.results import FinishedTarget, report_on
+from pruning.run import Run, data_identity, model_identity
+from pruning.stages import StageRecord, Stages
+from pruning.storage import write_text_atomic
+from pruning.structure import density, shapes
+from pruning.tasks.base import Feature, collate, inputs_of
+from pruning.training import TrainingResult, train
+from service.artifact import MANIFEST_NAME, Manifest, TrainingData, Variant, read_manifest, revision
+from service.model import Model
+from service.runtime.onnx import machine
+
+GOLDEN_EXAMPLES = 3
+THRESHOLD_QUESTIONS = 1000
+VALIDATION_SHARE = 4
+
+
+def run(config: RunConfig, folder: Path) -> RunReport:
+    """All of it; returns what the report in `folder/report` says."""
+    current = Run(config, Stages(folder))
+    write_text_atomic(folder / "recipe.yaml", dump_config(config))
+    dense = train_dense(current)
+    artifacts = make_artifacts(current, "dense", dense, parent=None)
+    finished: list[FinishedTarget] = []
+    if config.prune is not None:
+        importance = measure_importance(current, artifacts[0], config.prune)
+        for target in config.prune.targets:
+            masked = prune_to(current, target, artifacts[0], importance, config.prune)
+            small = compact_stage(current, target.label, masked)
+            before = None
+            if config.recover is not None:
+                before = make_artifacts(current, f"{target.label}/before-recovery", small, parent=artifacts[0])
+                small = recover(current, target.label, small, artifacts[0])
+            pair = make_artifacts(current, target.label, small, parent=artifacts[0])
+            finished.append(FinishedTarget(target, masked, pair, before))
+    return report_on(current, artifacts, finished)
+
+
+def train_dense(current: Run) -> StageRecord:
+    """Fine-tune the dense model, stage after stage; with nothing to train, take the model as it is."""
+    config = current.config
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        set_seed(config.seed)
+        head = {"labels": config.labels} if config.labels else {}
+        dropout = config.train[0].dropout if config.train else None
+        model = checkpoint.load(
+            config.model,
+            auto_class=current.task.auto_class,
+            new_head=bool(config.train),
+            dropout=dropout,
+            attn_implementation="sdpa",
+            **head,
+        )
+        results = [_train_stage(current, model, number) for number in range(len(config.train))]
+        checkpoint.write(model, current.tokenizer, folder, dtype=torch.float32)
+        return {"training": [asdict(result) for result in results], "rows": _rows_seen(config)}
+
+    inputs = {
+        "model": model_identity(config.model),
+        "task": config.task,
+        "labels": config.labels,
+        "length": (config.max_length, config.stride),
+        "seed": config.seed,
+        "train": [stage.model_dump() for stage in config.train],
+        "data": [data_identity(config.sources_of_stage(number)) for number in range(len(config.train))],
+    }
+    return current.stages.get("checkpoints/dense", inputs, make)
+
+
+def _train_stage(current: Run, model: PreTrainedModel, number: int) -> TrainingResult:
+    config = current.config
+    return train(
+        model,
+        current.tokenizer,
+        current.task,
+        current.features(current.examples(config.sources_of_stage(number))),
+        config.train[number],
+        folder=current.stages.folder / "train" / f"stage-{number}",
+        seed=config.seed + number,
+        teacher=_teacher(current, config.train[number], own=None),
+        validation=_validation_rows(current),
+    )
+
+
+def _validation_rows(current: Run) -> list[Feature]:
+    """Rows whose loss is logged while training: every fourth of the validation set, so that it costs little."""
+    sources = current.config.data.validation
+    return current.features(current.examples(sources))[::VALIDATION_SHARE] if sources else []
+
+
+def _teacher(current: Run, config: TrainConfig, *, own: str | None) -> PreTrainedModel | None:
+    """The model that a training distils from; `own` is the stage that holds the run's dense model."""
+    if config.distillation is None:
+        return None
+    if config.distillation.teacher != "dense":
+        return checkpoint.load(config.distillation.teacher, auto_class=current.task.auto_class, attn_implementation="sdpa")
+    if own is None:
+        raise ConfigError("train.distillation.teacher is `dense`, which is what is being trained; name a folder or a hub model")
+    return current.load(own, attn_implementation="sdpa")
+
+
+def _rows_seen(config: RunConfig) -> list[str]:
+    return [source_name(source) for number in range(len(config.train)) for source in config.sources_of_stage(number)]
+
+
+def prune_all(current: Run) -> list[StageRecord]:
+    """The masked model of each target, and nothing behind it."""
+    config = current.config.prune
+    if config is None:
+        raise ConfigError("the recipe has no `prune` section: nothing says what to prune to")
+    dense = train_dense(current)
+    importance = measure_importance(current, dense, config)
+    return [prune_to(current, target, dense, importance, config) for target in config.targets]
+
+
+def measure_importance(current: Run, dense: StageRecord, config: PruneConfig) -> StageRecord:
+    """Fisher importance of heads and neurons of the dense model, on the calibration sample."""
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        model = current.load(dense.name, attn_implementation="sdpa")
+        found = fisher(model, calibration(current, config).batches, current.task.losses, progress=True)
+        save_file(_importance_tensors(found), folder / "importance.safetensors")
+        return {"examples": len(found.heads[0])}
+
+    inputs = {
+        "dense": dense.key,
+        "examples": config.calibration_examples,
+        "batch": config.batch_size,
+        "data": data_identity(current.last_training),
+    }
+    return current.stages.get("importance", inputs, make)
+
+
+def calibration(current: Run, settings: PruneConfig) -> Calibration:
+    """The run's calibration sample."""
+    config = current.config
+    return calibration_sample(
+        current.examples(current.last_training),
+        current.tokenizer,
+        current.task,
+        settings,
+        max_length=config.max_length,
+        stride=config.stride,
+        seed=config.seed,
+    )
+
+
+def _importance_tensors(importance: Importance) -> dict[str, torch.Tensor]:
+    named = {"heads": importance.heads, "neurons": importance.neurons}
+    return {f"{kind}.{layer}": tensor.contiguous() for kind, tensors in named.items() for layer, tensor in enumerate(tensors)}
+
+
+def _load_importance(folder: Path) -> Importance:
+    tensors = load_file(folder / "importance.safetensors")
+    layers = len(tensors) // 2
+    return Importance(
+        heads=tuple(tensors[f"heads.{layer}"] for layer in range(layers)),
+        neurons=tuple(tensors[f"neurons.{layer}"] for layer in range(layers)),
+    )
+
+
+def prune_to(current: Run, target: Target, dense: StageRecord, importance: StageRecord, settings: PruneConfig) -> StageRecord:
+    """The masked model of one target: removed groups are zero, survivors are refitted."""
+    config = current.config
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        model = current.load(dense.name, attn_implementation="sdpa")
+        found = prune(
+            model,
+            current.task,
+            _load_importance(current.stages.path(importance.name)),
+            calibration(current, settings),
+            target,
+            settings,
+            seed=config.seed,
+        )
+        checkpoint.write(model, current.tokenizer, folder, dtype=torch.float32)
+        fit = found.fit
+        measured = None if fit is None else asdict(fit.measured)
+        return {
+            "structure": [asdict(layer) for layer in found.structure],
+            "predicted": None if fit is None else fit.predicted,
+            "measured": measured,
+            "reconstruction": [asdict(block) for block in found.blocks],
+        }
+
+    inputs = {
+        "dense": dense.key,
+        "importance": importance.key,
+        "target": target.model_dump(),
+        "search_trials": settings.search_trials,
+        "reconstruct": settings.reconstruct,
+        "seed": config.seed,
+        "machine": machine().model_dump() if isinstance(target, SpeedupTarget) else None,
+    }
+    return current.stages.get(f"checkpoints/{target.label}/masked", inputs, make)
+
+
+def compact_stage(current: Run, label: str, masked: StageRecord) -> StageRecord:
+    """The compact model: what is zero leaves, exactly."""
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        small = compact(current.load(masked.name))
+        checkpoint.write(small, current.tokenizer, folder, dtype=torch.float32)
+        return {"layers": [shape.model_dump() for shape in shapes(small)]}
+
+    return current.stages.get(f"checkpoints/{label}/compact", {"masked": masked.key}, make)
+
+
+def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) -> StageRecord:
+    """Train the compact model for a little, distilling from the dense one."""
+    config = current.config
+    assert config.recover is not None
+    settings = config.recover
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        set_seed(config.seed)
+        model = current.load(small.name, dropout=settings.dropout, attn_implementation="sdpa")
+        result = train(
+            model,
+            current.tokenizer,
+            current.task,
+            current.features(current.examples(current.last_training)),
+            settings,
+            folder=current.stages.folder / "train" / label,
+            seed=config.seed,
+            teacher=_teacher(current, settings, own=dense.name),
+            validation=_validation_rows(current),
+        )
+        checkpoint.write(model, current.tokenizer, folder, dtype=torch.float32)
+        return {"training": asdict(result), "rows": _rows_seen(config)}
+
+    inputs = {
+        "compact": small.key,
+        "dense": dense.key,
+        "recover": settings.model_dump(),
+        "data": data_identity(current.last_training),
+        "seed": config.seed,
+    }
+    return current.stages.get(f"checkpoints/{label}/recovered", inputs, make)
+
+
+def make_artifacts(current: Run, label: str, model: StageRecord, *, parent: StageRecord | None) -> tuple[StageRecord, StageRecord]:
+    """The servable forms of a model, fp32 and quantized."""
+    config = current.config
+    variant: Variant = "compact" if parent else "dense"
+
+    def export(folder: Path) -> None:
+        above = None if parent is None else read_manifest(current.stages.path(parent.name))
+        spec = artifact_spec(current, current.load(model.name), variant, parent=above)
+        export_artifact(current.load(model.name), current.tokenizer, folder, spec=spec)
+        _set_null_threshold(current, folder)
+
+    inputs = {
+        "model": model.key,
+        "name": config.name,
+        "parent": parent.key if parent else None,
+        "validation": data_identity(config.data.validation),
+    }
+    exported = current.stages.get(f"artifacts/{label}/{variant}", inputs, export)
+
+    def quantize(folder: Path) -> None:
+        quantize_artifact(
+            current.stages.path(exported.name),
+            folder,
+            scheme=config.quantize.scheme,
+            calibration=calibration_inputs(current) if config.quantize.scheme == "static" else (),
+            method=config.quantize.calibration,
+            skip_worst=config.quantize.skip_worst,
+        )
+        _set_null_threshold(current, folder)
+
+    quantized_inputs = {
+        "exported": exported.key,
+        "quantize": config.quantize.model_dump(),
+        "validation": data_identity(config.data.validation),
+    }
+    return exported, current.stages.get(f"artifacts/{label}/{variant}-int8", quantized_inputs, quantize)
+
+
+def export_checkpoint(current: Run, source: Path, folder: Path) -> Manifest:
+    """Export one checkpoint to an artifact; one from which nothing was removed is the variant `dense`."""
+    model = checkpoint.load(source, auto_class=current.task.auto_class)
+    variant: Variant = "dense" if density(model) == 1.0 else "compact"
+    return export_artifact(model, checkpoint.load_tokenizer(source), folder, spec=artifact_spec(current, model, variant, parent=None))
+
+
+def artifact_spec(current: Run, model: PreTrainedModel, variant: Variant, *, parent: Manifest | None) -> ArtifactSpec:
+    """What the manifest says beyond what the graph itself tells."""
+    config = current.config
+    sources = (*config.data.validation, *config.data.train)[:1]
+    golden = current.features(current.examples(sources)[:GOLDEN_EXAMPLES])[:GOLDEN_EXAMPLES]
+    return ArtifactSpec(
+        name=config.name,
+        variant=variant,
+        task=config.task,
+        family=family_of(model).name,
+        density=density(model),
+        labels=config.labels,
+        multi_label=config.multi_label,
+        max_length=config.max_length,
+        stride=config.stride,
+        handles_no_answer=bool(_impossible(current)),
+        macs_sequence_length=max(config.evaluate.sequence_lengths),
+        recipe=dump_config(config),
+        parent=None if parent is None else revision(parent),
+        training_data=training_data(current),
+        golden=tuple(as_arrays(current, feature) for feature in golden),
+    )
+
+
+def training_data(current: Run) -> tuple[TrainingData, ...]:
+    """What the weights have seen in this run, or what the artifact that it started from says it has seen."""
+    config = current.config
+    if not config.train:
+        return read_manifest(Path(config.model)).training_data if (Path(config.model) / MANIFEST_NAME).is_file() else ()
+    stages = config.stages or [range(len(config.data.train))]
+    return tuple(
+        TrainingData(
+            name=f"{source_name(config.data.train[i])} ({config.data.train[i].split})",
+            licence=config.data.train[i].licence,
+            examples=len(current.examples([config.data.train[i]])),
+        )
+        for i in sorted({i for stage in stages for i in stage})
+    )
+
+
+def _impossible(current: Run) -> list[QuestionExample]:
+    """Validation questions without an answer; none for other tasks."""
+    return [e for e in current.examples(current.config.data.validation) if isinstance(e, QuestionExample) and not e.answers]
+
+
+def _set_null_threshold(current: Run, artifact: Path) -> None:
+    """Give the artifact the no-answer threshold that does best on a sample of the validation questions, where some have no answer."""
+    impossible = _impossible(current)
+    if not impossible:
+        return
+    answerable = [e for e in current.examples(current.config.data.validation) if isinstance(e, QuestionExample) and e.answers]
+    random = Random(current.config.seed)
+    share = min(len(impossible), THRESHOLD_QUESTIONS // 4)
+    sample = random.sample(impossible, share) + random.sample(answerable, min(len(answerable), THRESHOLD_QUESTIONS - share))
+    update_manifest(artifact, null_threshold=best_null_threshold(Model.load(artifact), sample))
+
+
+def as_arrays(current: Run, feature: Feature) -> dict[str, NDArray[np.int64]]:
+    """One row as the graph takes it, int64 `[1, sequence]` each, unpadded."""
+    return {name: tensor.numpy() for name, tensor in inputs_of(collate([feature], current.tokenizer), current.task).items()}
+
+
+def calibration_inputs(current: Run) -> list[dict[str, NDArray[np.int64]]]:
+    """Unpadded single rows for static quantisation."""
+    examples = current.examples(current.last_training)
+    drawn = Random(current.config.seed).sample(examples, min(len(examples), current.config.quantize.calibration_examples))
+    return [as_arrays(current, feature) for feature in current.features(drawn)]

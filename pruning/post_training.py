@@ -1,0 +1,163 @@
+"""Pruning with no training, put together: importance -> search at a budget -> reconstruction.
+
+Kwon et al. (2022, arXiv:2204.09656), with three changes: the budget is measured milliseconds (`latency.py`), the search is refined on
+the calibration loss itself, and what is left is refitted by least squares. One importance pass serves any number of targets.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pruning.bench import StructuralBench, dimensions_of, latency_table
+from pruning.config import DensityTarget, MacsTarget, PruneConfig, SpeedupTarget, Target
+from pruning.data import Example
+from pruning.distillation import distillation_losses
+from pruning.errors import NothingPrunedError
+from pruning.importance import Importance, inference
+from pruning.latency import Condition, Fit, costs_from_density, costs_from_macs, costs_from_table, fit_to_target
+from pruning.reconstruction import BlockFit, reconstruct
+from pruning.search import Costs, choose, rank, rearrange, refine
+from pruning.structure import Structure, dense_structure, gated, shapes, shapes_of
+from pruning.tasks.base import Batch, Task, batches, inputs_of
+
+logger = logging.getLogger(__name__)
+
+SEARCH_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The calibration sample.
+
+    Attributes:
+        batches: Of like lengths, targets included; what importance and reconstruction see.
+        search: A few of them, drawn evenly over the lengths; what candidate structures are scored on.
+    """
+
+    batches: tuple[Batch, ...]
+    search: tuple[Batch, ...]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What pruning to one target decided and did.
+
+    Attributes:
+        structure: What stays.
+        fit: Predicted and measured structural speed-up; None for targets that are no speed-up.
+        blocks: What reconstruction did to each block; empty if it was switched off.
+    """
+
+    structure: Structure
+    fit: Fit | None
+    blocks: tuple[BlockFit, ...]
+
+
+def calibration_sample(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    config: PruneConfig,
+    *,
+    max_length: int,
+    stride: int,
+    seed: int,
+) -> Calibration:
+    """Draw the calibration sample from training examples; a long context counts once for each of its windows."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(len(examples), generator=generator)[: config.calibration_examples].tolist()
+    features = task.features([examples[i] for i in drawn], tokenizer, max_length=max_length, stride=stride)[: config.calibration_examples]
+    order = torch.randperm(len(features), generator=generator).tolist()
+    shuffled = [features[i] for i in order]
+    by_length = batches(shuffled, tokenizer, batch_size=config.batch_size)
+    mixed = [by_length[i] for i in torch.randperm(len(by_length), generator=generator).tolist()]
+    return Calibration(batches=tuple(mixed), search=tuple(mixed[:SEARCH_BATCHES]))
+
+
+def prune(
+    model: PreTrainedModel, task: Task, importance: Importance, calibration: Calibration, target: Target, config: PruneConfig, *, seed: int
+) -> Pruning:
+    """Prune `model` in place to one target: afterwards removed groups have zero columns and survivors are refitted.
+
+    Args:
+        model: The dense model, fine-tuned.
+        task: Its task.
+        importance: From one pass over the calibration sample; shared by all targets.
+        calibration: Scores candidate structures, and is what reconstruction fits to.
+        target: What to reach.
+        config: How much to search, and whether to reconstruct.
+        seed: Of the search.
+
+    Raises:
+        UnreachableTargetError: No mask reaches the target; the message says what can be reached.
+        NothingPrunedError: The target is met by removing nothing.
+    """
+    find = _finder(model, task, importance, calibration, config, seed=seed)
+    fit: Fit | None = None
+    match target:
+        case SpeedupTarget():
+            fit = _fit_speedup(model, task, target, find)
+            structure = fit.structure
+        case DensityTarget():
+            costs = costs_from_density(dimensions_of(model, task.name), shapes(model))
+            structure = find(costs, costs.dense * target.density)
+        case MacsTarget():
+            costs = costs_from_macs(dimensions_of(model, task.name), target.sequence_length, shapes(model))
+            structure = find(costs, costs.dense * target.macs)
+    if structure == dense_structure(model):
+        raise NothingPrunedError(f"target {target.label} is met by removing nothing; ask for more")
+    logger.info("target=%s layers=%s", target.label, [(s.heads, s.intermediate) for s in shapes_of(structure)])
+    blocks = reconstruct(model, structure, calibration.batches, progress=True) if config.reconstruct else ()
+    return Pruning(structure, fit, blocks)
+
+
+def _finder(
+    model: PreTrainedModel, task: Task, importance: Importance, calibration: Calibration, config: PruneConfig, *, seed: int
+) -> Callable[[Costs, float], Structure]:
+    """The search at a price list and a budget: refined on calibration loss, then rearranged within layers."""
+    rankings = rank(importance)
+    loss = functools.cache(calibration_loss(model, task, calibration.search))
+
+    def find(costs: Costs, budget: float) -> Structure:
+        if config.search_trials:
+            found = refine(rankings, costs, budget, loss, trials=config.search_trials, seed=seed, progress=True)
+        else:
+            found = choose(rankings, costs, budget)
+        return rearrange(importance, found)
+
+    return find
+
+
+def _fit_speedup(model: PreTrainedModel, task: Task, target: SpeedupTarget, find: Callable[[Costs, float], Structure]) -> Fit:
+    """Search in measured milliseconds, and correct the budget by what whole models of the structure found measure."""
+    condition = Condition(precision=target.precision, sequence_length=target.sequence_length, runtime=target.runtime)
+    table = latency_table(model, task.name, condition)
+    costs = costs_from_table(table, shapes(model))
+    bench = StructuralBench(model, task.name, condition)
+    return fit_to_target(lambda budget: find(costs, budget), table, target.speedup, bench.speedup)
+
+
+def calibration_loss(model: PreTrainedModel, task: Task, search: Sequence[Batch]) -> Callable[[Structure], float]:
+    """Scores a structure: the mean divergence of the gated model's outputs from the dense model's, in nats."""
+
+    def outputs(batch: Batch) -> tuple[torch.Tensor, ...]:
+        return task.logits(model(**inputs_of(batch, task)))
+
+    with inference(model), torch.no_grad():
+        references = [outputs(batch) for batch in search]
+
+    def loss(structure: Structure) -> float:
+        with inference(model), torch.no_grad(), gated(model, structure):
+            found = [
+                distillation_losses(
+                    outputs(batch), reference, temperature=1.0, attention_mask=batch["attention_mask"] if len(reference) > 1 else None
+                )
+                for batch, reference in zip(search, references, strict=True)
+            ]
+        return float(torch.cat(found).mean())
+
+    return loss

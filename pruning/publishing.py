@@ -1,0 +1,80 @@
+"""From a finished run to what ships: the chosen target's artifacts, evaluated once on the test data, with a model card.
+
+Nothing is chosen here: the target was chosen on validation data, and the test data is read once, for the numbers that are published.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pruning.config import DataSource
+from pruning.data import source_name
+from pruning.errors import ConfigError
+from pruning.evaluation import Evaluation
+from pruning.export import update_manifest
+from pruning.results import evaluate_source, size_bytes
+from pruning.run import Run
+from pruning.storage import write_text_atomic, written
+from service.artifact import Manifest, Metric, read_manifest
+from service.model import Model
+
+CARD_NAME = "README.md"
+
+
+def publish(current: Run, target: str, output: Path) -> Path:
+    """Write `output/{dense,compact,compact-int8}` and `output/README.md`; returns the card's path.
+
+    Args:
+        current: A finished run.
+        target: Label of the target, as its folder under `artifacts/` is called.
+        output: Folder of the model; variants that are there already are replaced.
+
+    Raises:
+        ConfigError: the run has no such target.
+    """
+    folders = _variants(current, target)
+    evaluations: dict[str, list[Evaluation]] = {}
+    for variant, folder in folders.items():
+        model = Model.load(folder)
+        evaluations[variant] = [evaluate_source(current, model, source) for source in current.config.data.test]
+    for variant, folder in folders.items():
+        with written(output / variant) as partial:
+            shutil.copytree(folder, partial, dirs_exist_ok=True)
+            metrics = _tested(current, evaluations, variant)
+            update_manifest(partial, metrics=[*read_manifest(partial).metrics, *metrics])
+    manifests = {variant: read_manifest(output / variant) for variant in folders}
+    write_text_atomic(output / CARD_NAME, model_card(manifests, current.config.data.test))
+    return output / CARD_NAME
+
+
+def model_card(manifests: Mapping[str, Manifest], test: Sequence[DataSource]) -> str:
+    """The model card, in markdown: what it is, what it scored and how fast it is, what it has seen, how it was made, its limits."""
+    environment = Environment(
+        loader=PackageLoader("pruning"), autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    sizes = {variant: size_bytes(manifest) for variant, manifest in manifests.items()}
+    return environment.get_template("card.md.j2").render(manifests=manifests, dense=manifests["dense"], sizes=sizes, test=[source_name(s) for s in test])
+
+
+def _variants(current: Run, target: str) -> dict[str, Path]:
+    folders = {
+        "dense": current.stages.path("artifacts/dense/dense"),
+        "compact": current.stages.path(f"artifacts/{target}/compact"),
+        "compact-int8": current.stages.path(f"artifacts/{target}/compact-int8"),
+    }
+    missing = next((folder for folder in folders.values() if not folder.is_dir()), None)
+    if missing is not None:
+        targets = sorted(path.name for path in current.stages.path("artifacts").glob("*") if path.name != "dense")
+        raise ConfigError(f"{missing}: no such artifact; finished targets of this run: {', '.join(targets) or 'none'}")
+    return folders
+
+
+def _tested(current: Run, evaluations: Mapping[str, Sequence[Evaluation]], variant: str) -> list[Metric]:
+    """Metrics on the test data, with paired differences from the dense artifact."""
+    if variant == "dense":
+        return [metric for evaluation in evaluations[variant] for metric in evaluation.metrics]
+    against = f"{current.config.name}/dense"
+    pairs = zip(evaluations[variant], evaluations["dense"], strict=True)
+    return [metric for evaluation, reference in pairs for metric in evaluation.compared_with(reference, against=against)]

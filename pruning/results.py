@@ -1,0 +1,171 @@
+"""What a run's artifacts score and how fast they are: evaluated and timed once, written into their manifests, and put on one page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pruning.config import DataSource, DensityTarget, Target, dump_config
+from pruning.data import source_name
+from pruning.evaluation import Evaluation, evaluate
+from pruning.export import update_manifest
+from pruning.report import Headline, ModelReport, RunReport, StageReport, TargetReport, VariantReport, write_report
+from pruning.run import Run, data_identity
+from pruning.serving_latency import measure_latency
+from pruning.stages import StageRecord
+from service.artifact import Latency, Manifest, Metric, read_manifest
+from service.model import Model
+from service.runtime.onnx import machine
+
+HEADLINES = {"question-answering": "f1", "text-classification": "accuracy"}
+Pair = tuple[StageRecord, StageRecord]
+Evaluations = Mapping[tuple[str, str], Evaluation]
+
+
+@dataclass(frozen=True)
+class FinishedTarget:
+    """The stages of one target.
+
+    Attributes:
+        target: What was asked for.
+        masked: The pruned model, with what pruning predicted and measured.
+        artifacts: fp32 and quantized.
+        before: The same before recovery training; None without one.
+    """
+
+    target: Target
+    masked: StageRecord
+    artifacts: Pair
+    before: Pair | None
+
+
+def report_on(current: Run, dense: Pair, targets: Sequence[FinishedTarget]) -> RunReport:
+    """Evaluate and time what the run made, write that into the manifests, and write the report into the run's folder."""
+    artifacts = [*dense, *(artifact for target in targets for artifact in target.artifacts)]
+    reference = score(current, dense[0])
+    latency = time_artifacts(current, artifacts)
+    metrics = {artifact.name: _metrics(current, artifact, dense[0], reference) for artifact in artifacts}
+    for artifact in artifacts:
+        update_manifest(current.stages.path(artifact.name), metrics=metrics[artifact.name], latency=latency[artifact.name])
+    report = RunReport(
+        run=current.config.name,
+        task=current.config.task,
+        date=datetime.now(UTC),
+        producer=f"secateur {version('secateur')}",
+        machine=machine(),
+        recipe=dump_config(current.config),
+        headline=_headline(current),
+        dense=ModelReport(**_model(current, dense)),
+        targets=tuple(_target(current, target, dense[0], reference) for target in targets),
+        stages=tuple(
+            StageReport(name=record.name, seconds=record.seconds, peak_memory_bytes=record.peak_memory_bytes, reused=record.reused)
+            for record in current.stages.records.values()
+        ),
+        notes=current.config.notes,
+    )
+    write_report(report, current.stages.folder / "report")
+    return report
+
+
+def score(current: Run, artifact: StageRecord) -> Evaluations:
+    """Evaluations of an artifact on the run's validation sets, by dataset and split."""
+    sources = current.config.data.validation
+
+    def make(folder: Path) -> None:
+        model = Model.load(current.stages.path(artifact.name))
+        for number, source in enumerate(sources):
+            evaluate_source(current, model, source).save(folder / f"{number}.json")
+
+    inputs = {"artifact": artifact.key, "data": data_identity(sources), "positive_label": current.config.evaluate.positive_label}
+    scored = current.stages.get(f"scores/{artifact.name.removeprefix('artifacts/')}", inputs, make)
+    found = [Evaluation.load(current.stages.path(scored.name) / f"{number}.json") for number in range(len(sources))]
+    return {(evaluation.dataset, evaluation.split): evaluation for evaluation in found}
+
+
+def evaluate_source(current: Run, model: Model, source: DataSource) -> Evaluation:
+    """Accuracy of an artifact on one dataset."""
+    positive = current.config.evaluate.positive_label
+    return evaluate(model, current.examples([source]), dataset=source_name(source), split=source.split, positive_label=positive)
+
+
+def time_artifacts(current: Run, artifacts: Sequence[StageRecord]) -> dict[str, tuple[Latency, ...]]:
+    """Latency of all artifacts of the run, measured in one interleaved run; by stage name."""
+    config = current.config
+    targets = config.prune.targets if config.prune else ()
+    asked = {target.sequence_length for target in targets if not isinstance(target, DensityTarget)}
+    lengths = sorted({*config.evaluate.sequence_lengths, *asked})
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        folders = {_short(record.name): current.stages.path(record.name) for record in artifacts}
+        found = measure_latency(
+            folders, sequence_lengths=lengths, callers=config.evaluate.callers, seconds=config.evaluate.seconds, progress=True
+        )
+        return {name: [latency.model_dump(mode="json") for latency in latencies] for name, latencies in found.items()}
+
+    inputs = {
+        "artifacts": [record.key for record in artifacts],
+        "evaluate": config.evaluate.model_dump(),
+        "machine": machine().model_dump(),
+    }
+    timed = current.stages.get("latency", inputs, make)
+    return {record.name: tuple(Latency.model_validate(each) for each in timed.details[_short(record.name)]) for record in artifacts}
+
+
+def size_bytes(manifest: Manifest) -> int:
+    """Size of what the artifact's folder holds, the manifest left out."""
+    return sum(entry.size_bytes for entry in manifest.files.values())
+
+
+def _metrics(current: Run, artifact: StageRecord, dense: StageRecord, reference: Evaluations) -> tuple[Metric, ...]:
+    """Metrics of an artifact, each with its paired difference from the dense one."""
+    found = score(current, artifact)
+    if artifact is dense:
+        return tuple(metric for evaluation in found.values() for metric in evaluation.metrics)
+    against = f"{current.config.name}/dense"
+    return tuple(metric for key, evaluation in found.items() for metric in evaluation.compared_with(reference[key], against=against))
+
+
+def _headline(current: Run) -> Headline:
+    first = (*current.config.data.validation, *current.config.data.train)[0]
+    return Headline(metric=HEADLINES[current.config.task], dataset=source_name(first), split=first.split)
+
+
+def _model(current: Run, artifacts: Pair) -> dict[str, Any]:
+    """The fields that every model of the report has, from the manifests of its artifacts."""
+    manifests = [read_manifest(current.stages.path(artifact.name)) for artifact in artifacts]
+    first = manifests[0]
+    return {
+        "parameters": first.parameters,
+        "macs": first.macs,
+        "density": first.density,
+        "layers": first.layers,
+        "variants": tuple(_variant(current, artifact, manifest) for artifact, manifest in zip(artifacts, manifests, strict=True)),
+    }
+
+
+def _variant(current: Run, artifact: StageRecord, manifest: Manifest) -> VariantReport:
+    return VariantReport(
+        artifact=f"{current.config.name}/{_short(artifact.name)}",
+        variant=manifest.variant,
+        precision=manifest.precision,
+        size_bytes=size_bytes(manifest),
+        metrics=manifest.metrics,
+        latency=manifest.latency,
+    )
+
+
+def _target(current: Run, finished: FinishedTarget, dense: StageRecord, reference: Evaluations) -> TargetReport:
+    before = () if finished.before is None else _metrics(current, finished.before[1], dense, reference)
+    return TargetReport(
+        **_model(current, finished.artifacts),
+        target=finished.target,
+        predicted_speedup=finished.masked.details["predicted"],
+        before_recovery=before,
+    )
+
+
+def _short(stage: str) -> str:
+    """`artifacts/dense/dense-int8` -> `dense-int8`; `artifacts/<label>/compact` -> `<label>/compact`."""
+    return stage.removeprefix("artifacts/").removeprefix("dense/")

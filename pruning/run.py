@@ -1,0 +1,66 @@
+"""What the stages of one run share: its config, its folder, its task, tokenizer and data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pruning import checkpoint
+from pruning.config import DataSource, RunConfig
+from pruning.data import Example, find_file, load_examples
+from pruning.stages import Stages
+from pruning.tasks import task_named
+from pruning.tasks.base import Feature, Task
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's config with the folder that its stages live in."""
+
+    config: RunConfig
+    stages: Stages
+
+    @cached_property
+    def task(self) -> Task:
+        """The task of the run."""
+        return task_named(self.config.task)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the model that the run starts from."""
+        return checkpoint.load_tokenizer(self.config.model)
+
+    @property
+    def last_training(self) -> tuple[DataSource, ...]:
+        """Data of the last training stage, or all training data if nothing is trained: what calibration and recovery see."""
+        return self.config.sources_of_stage(len(self.config.train) - 1) if self.config.train else self.config.data.train
+
+    def examples(self, sources: Sequence[DataSource]) -> list[Example]:
+        """Examples of these sources."""
+        return load_examples(sources, self.config.task, labels=self.config.labels, seed=self.config.seed)
+
+    def features(self, examples: Sequence[Example]) -> list[Feature]:
+        """Their tokenised rows."""
+        return self.task.features(examples, self.tokenizer, max_length=self.config.max_length, stride=self.config.stride)
+
+    def load(self, stage: str, **options: Any) -> PreTrainedModel:  # noqa: ANN401 - passed on to checkpoint.load
+        """The model that a stage left, or that an artifact holds."""
+        return checkpoint.load(self.stages.path(stage), auto_class=self.task.auto_class, **options)
+
+
+def data_identity(sources: Sequence[DataSource]) -> list[object]:
+    """What stages depend on of their data: the settings, and of local files what tells that they changed."""
+    return [(source.model_dump(), _file_identity(find_file(source.path)) if source.path else None) for source in sources]
+
+
+def model_identity(model: str) -> object:
+    """What stages depend on of the model that a run starts from."""
+    folder = Path(model)
+    return [model, [_file_identity(path) for path in sorted(folder.glob("*.safetensors"))]] if folder.is_dir() else model
+
+
+def _file_identity(path: Path | None) -> object:
+    return None if path is None else (path.name, path.stat().st_size, path.stat().st_mtime_ns)

@@ -1,0 +1,84 @@
+"""Latency of artifacts as they are served: every artifact of a run in one interleaved loop, through the runtime's own sessions.
+
+Two kinds of speed-up come of it. *Structural* is over the dense artifact in the same precision, one caller; *total* is over the dense
+fp32 artifact, with as many concurrent callers as asked, one thread each.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pruning.timing import Ratio, Timings, interleaved
+from service.artifact import Golden, Latency, Manifest, read_manifest
+from service.runtime.onnx import OnnxSession, machine
+
+DENSE = "dense"
+GRAPH_NAME = "model.onnx"
+
+
+def measure_latency(
+    artifacts: Mapping[str, Path], *, sequence_lengths: Sequence[int], callers: int, seconds: float, progress: bool = False
+) -> dict[str, tuple[Latency, ...]]:
+    """Latencies and speed-ups of every artifact, at every length.
+
+    Args:
+        artifacts: Folders by name; `dense` must be among them and is the reference of total speed-ups. The reference of structural ones
+            is the artifact named `dense` or `dense-int8`, whichever has the same precision; without it they are left out.
+        sequence_lengths: Tokens in the row, none of them padding.
+        callers: Concurrent callers for the total speed-up.
+        seconds: Of each interleaved loop.
+        progress: Show progress bars on stderr.
+    """
+    manifests = {name: read_manifest(folder) for name, folder in artifacts.items()}
+    sessions = {name: OnnxSession(folder / GRAPH_NAME, threads=1) for name, folder in artifacts.items()}
+    found: dict[str, list[Latency]] = {name: [] for name in artifacts}
+    for length in sequence_lengths:
+        calls = {name: same_row(session, manifests[name].golden, length) for name, session in sessions.items()}
+        alone = interleaved(calls, seconds=seconds, callers=1, description=f"{length} tokens" if progress else None)
+        together = interleaved(
+            calls, seconds=seconds, callers=callers, description=f"{length} tokens, {callers} callers" if progress else None
+        )
+        for name in artifacts:
+            found[name] += _latencies(name, manifests, alone, together, length=length, callers=callers)
+    return {name: tuple(latencies) for name, latencies in found.items()}
+
+
+def _latencies(
+    name: str, manifests: Mapping[str, Manifest], alone: Timings, together: Timings, *, length: int, callers: int
+) -> list[Latency]:
+    """Total and structural latency of one artifact; a dense artifact has no structural one."""
+    here, latencies = machine(), []
+
+    def latency(kind: str, timings: Timings, reference: str, count: int) -> Latency:
+        ratio: Ratio = timings.ratio(name, reference)
+        return Latency(
+            sequence_length=length,
+            callers=count,
+            latency_ms=timings.median_ms(name),
+            reference=f"{manifests[reference].name}/{manifests[reference].variant}",
+            speedup=ratio.value,
+            speedup_low=ratio.low,
+            speedup_high=ratio.high,
+            kind="total" if kind == "total" else "structural",
+            machine=here,
+        )
+
+    if name != DENSE:
+        latencies.append(latency("total", together, DENSE, callers))
+    reference = next((other for other in (DENSE, f"{DENSE}-int8") if _same_precision(other, name, manifests)), None)
+    if reference is not None and not manifests[name].variant.startswith(DENSE):
+        latencies.append(latency("structural", alone, reference, 1))
+    return latencies
+
+
+def _same_precision(reference: str, name: str, manifests: Mapping[str, Manifest]) -> bool:
+    return reference in manifests and manifests[reference].precision == manifests[name].precision
+
+
+def same_row(session: OnnxSession, golden: Golden, length: int) -> Callable[[], object]:
+    """One row of that many tokens: the golden input's tokens, over and over, all attended to."""
+    feed = {name: np.resize(np.asarray(rows[0], dtype=np.int64), (1, length)) for name, rows in golden.inputs.items()}
+    if "attention_mask" in feed:
+        feed["attention_mask"] = np.ones((1, length), dtype=np.int64)
+    return lambda: session.run(feed)
