@@ -1,0 +1,124 @@
+"""One set of weight bytes for torch and for serving.
+
+The graph of a `dense` or `compact` artifact keeps its large weights in the checkpoint's fp16 safetensors shards, as ONNX external
+data by byte offset. Behind each stands a Cast to fp32, and a Transpose where torch stores [out, in] and the graph multiplies by
+[in, out]; the runtime folds both when it loads the graph. `embed` turns such a graph back into one that holds fp32 weights itself.
+"""
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+from safetensors.numpy import load_file
+
+from pruning import onnx_graph
+
+SMALLEST_BYTES = 1024
+_STORED = ".fp16"
+_UNTRANSPOSED = ".stored"
+
+Weights = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """An fp16 tensor in a safetensors file.
+
+    Attributes:
+        file_name: The shard.
+        offset_bytes: Where its data begins, from the start of the file.
+        values: float16, in torch's layout.
+    """
+
+    file_name: str
+    offset_bytes: int
+    values: NDArray[np.float16]
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """The fp16 tensors of every shard in a folder, by name."""
+    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in _shard(path)}
+
+
+def point_to_shards(proto: onnx.ModelProto, folder: Path) -> None:
+    """Move the large fp32 initializers that a shard of `folder` holds exactly out of the graph, in place.
+
+    A weight is looked for under its own name first and then by content; one that no shard holds stays in the graph.
+    """
+    stored, nodes = stored_tensors(folder), []
+    for index, tensor in enumerate(proto.graph.initializer):
+        if tensor.data_type != TensorProto.FLOAT or 4 * np.prod(tensor.dims, dtype=int) < SMALLEST_BYTES:
+            continue
+        match = _find(tensor.name, numpy_helper.to_array(tensor), stored)
+        if match is not None:
+            source, transposed = match
+            nodes += _widening(tensor.name, transposed=transposed)
+            proto.graph.initializer[index].CopyFrom(_external(tensor.name + _STORED, source))
+    onnx_graph.insert_in_front(proto, nodes)
+
+
+def embed(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with every fp16 weight and the Cast (and Transpose) behind it folded into an fp32 initializer.
+
+    It is the graph that `point_to_shards` was given, to the byte.
+
+    Args:
+        proto: Loaded with its external data.
+    """
+    whole = copy.deepcopy(proto)
+    readers = {node.input[0]: node for node in whole.graph.node if node.op_type in ("Cast", "Transpose")}
+    for index, tensor in enumerate(whole.graph.initializer):
+        if tensor.data_type == TensorProto.FLOAT16 and tensor.name.endswith(_STORED):
+            values, last = numpy_helper.to_array(tensor).astype(np.float32), readers[tensor.name]
+            whole.graph.node.remove(last)
+            if last.output[0].endswith(_UNTRANSPOSED):
+                values, last = values.T, readers[last.output[0]]
+                whole.graph.node.remove(last)
+            whole.graph.initializer[index].CopyFrom(numpy_helper.from_array(np.asarray(values, order="C"), last.output[0]))
+    return whole
+
+
+def _shard(path: Path) -> Iterator[tuple[str, StoredTensor]]:
+    """Tensors of one safetensors file: 8 bytes of header length, the header (JSON), then the data that its offsets count in."""
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_bytes))
+    for name, values in load_file(path).items():
+        if values.dtype == np.float16:
+            yield name, StoredTensor(path.name, 8 + header_bytes + header[name]["data_offsets"][0], values)
+
+
+def _find(name: str, weight: Weights, stored: Mapping[str, StoredTensor]) -> tuple[StoredTensor, bool] | None:
+    """The stored tensor that equals a weight, and whether it is its transpose."""
+    candidates = [stored[name]] if name in stored else []
+    candidates += [tensor for tensor in stored.values() if tensor.values.size == weight.size]
+    for tensor in candidates:
+        if np.array_equal(tensor.values, weight):
+            return tensor, False
+        if weight.ndim == 2 and np.array_equal(tensor.values, weight.T):
+            return tensor, True
+    return None
+
+
+def _external(name: str, source: StoredTensor) -> TensorProto:
+    """An initializer whose data is a range of bytes of a shard."""
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT16, dims=source.values.shape, data_location=TensorProto.EXTERNAL)
+    place = {"location": source.file_name, "offset": str(source.offset_bytes), "length": str(source.values.nbytes)}
+    for key, value in place.items():
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def _widening(name: str, *, transposed: bool) -> list[onnx.NodeProto]:
+    """Nodes that give a weight under its own name from its stored fp16 form."""
+    cast = name + _UNTRANSPOSED if transposed else name
+    nodes = [onnx.helper.make_node("Cast", [name + _STORED], [cast], f"{name}/Cast", to=TensorProto.FLOAT)]
+    if transposed:
+        nodes.append(onnx.helper.make_node("Transpose", [cast], [name], f"{name}/Transpose", perm=[1, 0]))
+    return nodes
