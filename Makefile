@@ -22,7 +22,7 @@ help:
 	@sed -n 's/^# \?//p' Makefile
 
 demo: $(VENV)/.pruning
-	$(BIN)/secateur-prune run demo $(if $(DATA),--set 'data.validation=[{path: "$(DATA)"}]') --output runs/demo
+	$(BIN)/secateur-prune run demo $(if $(DATA),--set 'data.validation=[{path: "$(DATA)"}]' --set 'notes=[]') --output runs/demo
 	@echo
 	$(BIN)/secateur-serve answer models/qa/compact-int8 \
 	  --question "What does a gardener use a secateur for?" \
@@ -30,7 +30,7 @@ demo: $(VENV)/.pruning
 	$(BIN)/secateur-serve answer models/sentiment/compact-int8 --text "It cuts cleanly and has never once jammed."
 	$(BIN)/secateur-serve answer models/sentiment/compact-int8 --text "The spring broke in a week and the blade is blunt."
 	@echo
-	@echo "The report: runs/demo/report.html"
+	@echo "The report: runs/demo/report/report.html"
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
