@@ -1,0 +1,167 @@
+"""What the documentation says is so: its commands parse, its paths exist, and every field and setting is described."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from pydantic import BaseModel
+
+import pruning.cli
+import service.cli
+from pruning.config import RECIPES, RunConfig, load_recipe
+from service.artifact import Manifest
+from service.settings import Settings
+from tests.fields import models_in, with_tables
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", RECIPES / "README.md"]
+PROGRAMS = {"secateur-prune": pruning.cli.main, "secateur-serve": service.cli.main}
+VARIABLES = {f"SECATEUR_{name.upper()}" for name in Settings.model_fields} | {"SECATEUR_DATA", "SECATEUR_CACHE"}
+
+
+def shell_lines(document: Path) -> list[str]:
+    """Every command of the document's `sh` blocks."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    joined = "\n".join(blocks).replace("\\\n", " ")
+    return [line for line in joined.splitlines() if shlex.split(line, comments=True)]
+
+
+def help_lines() -> list[str]:
+    """Every example in the help of both programs."""
+    commands = [command for program in PROGRAMS.values() for command in (program, *program.commands.values())]
+    lines = [line.strip() for command in commands for line in (command.help or "").splitlines()]
+    return [line for line in lines if line.split(" ")[0] in PROGRAMS]
+
+
+def makefile_names() -> tuple[set[str], set[str]]:
+    """Targets and variables of the Makefile."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    return set(re.findall(r"^([a-z]+):", text, re.MULTILINE)), set(re.findall(r"^([A-Z_]+) \?=", text, re.MULTILINE))
+
+
+def check_make(words: list[str]) -> None:
+    """The targets exist, and the variables are ones that the Makefile reads."""
+    targets, variables = makefile_names()
+    for word in words:
+        known = word.partition("=")[0] in variables if "=" in word else word in targets
+        assert known, f"make knows no {word!r}"
+
+
+def check_program(program: click.Group, words: list[str]) -> None:
+    """The command parses with its options, and the recipe that it names loads with its overrides; nothing is run."""
+    for word in words:
+        make_up(Path(word))
+    with program.make_context("secateur", words) as context:
+        _, command, rest = program.resolve_command(context, [*context._protected_args, *context.args])
+        assert command is not None
+        parameters = command.make_context(command.name, rest, parent=context).params
+    if parameters.get("recipe"):
+        load_recipe(parameters["recipe"], parameters.get("overrides", ()))
+
+
+def make_up(path: Path) -> None:
+    """An empty file or folder of that name, for options that want one that exists."""
+    if path.suffix in (".csv", ".json", ".jsonl"):
+        path.touch()
+    elif re.fullmatch(r"[a-z][a-z0-9./-]*", str(path)):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def check_command(line: str) -> None:
+    """The line is a command that this project has, or one of the few that any shell has."""
+    name, *words = shlex.split(line, comments=True)
+    if name == "make":
+        check_make(words)
+    elif name in PROGRAMS:
+        check_program(PROGRAMS[name], words)
+    elif name.endswith("python"):
+        assert importlib.util.find_spec(words[words.index("-m") + 1]), line
+    else:
+        assert name in ("git", "cd", "source", "docker"), f"a command that no test checks: {line}"
+
+
+@pytest.mark.parametrize("line", [line for document in DOCUMENTS for line in shell_lines(document)])
+def test_command_in_the_documentation_parses(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A command that a reader is told to type is accepted."""
+    monkeypatch.chdir(tmp_path)
+    check_command(line)
+
+
+@pytest.mark.parametrize("line", help_lines())
+def test_example_in_help_parses(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A command that `--help` shows as an example is accepted."""
+    monkeypatch.chdir(tmp_path)
+    check_command(line)
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_every_command_has_an_example(program: click.Group):
+    """The help of every command shows how to call it."""
+    lacking = [name for name, command in program.commands.items() if not re.search(rf"secateur-\w+ {name}\b", command.help or "")]
+    assert lacking == []
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_every_option_is_described(program: click.Group):
+    """Every option of every command says what it does."""
+    options = [(name, p) for name, command in program.commands.items() for p in command.params if isinstance(p, click.Option)]
+    assert [(name, option.name) for name, option in options if not option.help] == []
+
+
+@pytest.mark.parametrize("line", ["make demoo", "make demo INDEX=x", "secateur-prune run sst2 --out x", "secateur-prune fly", "curl x"])
+def test_a_wrong_command_is_noticed(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The check that the tests above rely on refuses a target, a variable, an option or a command that does not exist."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((AssertionError, click.UsageError)):
+        check_command(line)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path):
+    """Every relative link of the document is to a file or folder that exists."""
+    links = re.findall(r"\]\(([^)#\s]+)\)", document.read_text(encoding="utf-8"))
+    lost = [link for link in links if "://" not in link and not (document.parent / link).exists()]
+    assert lost == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_paths_exist(document: Path):
+    """Every path that the text puts in code, from the root of the project and without a placeholder, exists."""
+    code = re.findall(r"`([a-z_./-]+/[a-zA-Z0-9_./-]+)`", document.read_text(encoding="utf-8"))
+    inside = [path for path in code if (ROOT / path.split("/")[0]).exists() and not Path(path).stem == "x"]
+    assert [path for path in inside if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("model", [*models_in(RunConfig), *models_in(Manifest), Settings], ids=lambda model: model.__name__)
+def test_every_field_is_described(model: type[BaseModel]):
+    """Every field of a recipe, of the manifest and of the settings has a description, and every model says what it is."""
+    lacking = [name for name, field in model.model_fields.items() if not (field.description or "").strip()]
+    assert lacking == []
+    assert (model.__doc__ or "").strip()
+
+
+def test_recipe_fields_are_listed():
+    """The recipes' README lists every field as it is in the code; `python -m tests.fields` writes the list again."""
+    readme = (RECIPES / "README.md").read_text(encoding="utf-8")
+    assert readme == with_tables(readme)
+
+
+def test_every_recipe_is_listed():
+    """The recipes' README has a row for every recipe that ships."""
+    listed = set(re.findall(r"^\| \[([a-z0-9_-]+)\]\(", (RECIPES / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert listed == {path.stem for path in RECIPES.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("variable", sorted(VARIABLES))
+def test_every_setting_is_in_the_readme(variable: str):
+    """README names every environment variable that is read."""
+    assert f"`{variable}`" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_variable_that_is_read_is_a_setting():
+    """No file reads a variable of ours that the test above does not know."""
+    sources = [path.read_text(encoding="utf-8") for package in ("service", "pruning") for path in (ROOT / package).rglob("*.py")]
+    assert {name for source in sources for name in re.findall(r"SECATEUR_[A-Z_]*[A-Z]", source)} <= VARIABLES
