@@ -14,9 +14,10 @@ from typing import Literal, NamedTuple, get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pruning.config import DensityTarget, MacsTarget, SpeedupTarget, Target
+from pruning.errors import DataError
 from pruning.metrics import Interval
 from pruning.plots import Prediction, TradeOff, layers_left, predicted_and_measured, sizes, trade_off
 from pruning.storage import write_text_atomic
@@ -214,6 +215,50 @@ def to_html(report: RunReport) -> str:
 def to_markdown(report: RunReport) -> str:
     """The page as markdown, with tables in place of pictures."""
     return _render("report.md.j2", report)
+
+
+def to_text(report: RunReport) -> str:
+    """The first table and sentence, for a terminal."""
+    header = ("", "artifact", "asked", _score_name(report), "lost", "structural", "predicted", "total", "size")
+    lines = [header, *(_cells(row) for row in rows(report))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*table, "", _capital(summary(report)), *report.notes])
+
+
+def _score_name(report: RunReport) -> str:
+    return f"{metric_name(report.headline.metric)}, {report.headline.dataset} {report.headline.split}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    metric, structural, total = row.metric, row.structural, row.total
+    lost = metric.difference if metric else None
+    return (
+        "*" if row.best else "",
+        row.artifact.artifact,
+        "" if row.name == "dense" else row.name,
+        f"{metric.value:.2f} ({metric.low:.2f} to {metric.high:.2f})" if metric else "",
+        f"{-lost.value:.2f} ({-lost.high:.2f} to {-lost.low:.2f})" if lost else "",
+        f"{structural.speedup:.2f}x" if structural else "",
+        f"{row.predicted:.2f}x" if row.predicted else "",
+        f"{total.speedup:.2f}x at {total.sequence_length}" if total else "",
+        megabytes(row.artifact.size_bytes),
+    )
+
+
+def read_report(folder: Path) -> RunReport:
+    """Read what `write_report` wrote.
+
+    Raises:
+        DataError: there is no report, or it is not one.
+    """
+    path = folder / JSON_NAME
+    try:
+        return RunReport.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); finish the run first") from error
+    except ValidationError as error:
+        raise DataError(f"{path}: not a report of this version ({error.errors()[0]['msg']}); run again") from error
 
 
 def summary(report: RunReport) -> str:

@@ -20,6 +20,7 @@ from service.model import Model
 from service.runtime.onnx import machine
 
 HEADLINES = {"question-answering": "f1", "text-classification": "accuracy"}
+TOLERATED_LOSS = {"question-answering": 1.5, "text-classification": 1.0}
 Pair = tuple[StageRecord, StageRecord]
 Evaluations = Mapping[tuple[str, str], Evaluation]
 
@@ -59,6 +60,7 @@ def report_on(current: Run, dense: Pair, targets: Sequence[FinishedTarget]) -> R
         headline=_headline(current),
         dense=ModelReport(**_model(current, dense)),
         targets=tuple(_target(current, target, dense[0], reference) for target in targets),
+        tolerated_loss=TOLERATED_LOSS[current.config.task],
         stages=tuple(
             StageReport(name=record.name, seconds=record.seconds, peak_memory_bytes=record.peak_memory_bytes, reused=record.reused)
             for record in current.stages.records.values()
