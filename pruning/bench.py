@@ -123,7 +123,7 @@ def measure_table(
         seconds=seconds * _POINTS_TIME,
         description="calibration with whole models",
     )
-    return calibrate(table, [Point(layers=layers, measured_ms=timings.median_ms(name)) for name, layers in whole.items()])
+    return calibrate(table, [Point(layers=layers, measured_ms=timings.quiet_ms(name)) for name, layers in whole.items()])
 
 
 class StructuralBench:
@@ -256,15 +256,15 @@ def _name(block: Block) -> str:
 
 
 def _table(identity: Identity, timings: Timings, blocks: Sequence[Block], depth: int) -> LatencyTable:
-    """Differences to the anchor within each round, their medians, per block."""
-    anchor = timings.samples[_ANCHOR]
-    shares = {block: float(np.median(timings.samples[_name(block)] - anchor)) / depth for block in blocks}
+    """Differences to the anchor, per block, of what chains take in the quiet rounds."""
+    anchor_ms = timings.quiet_ms(_ANCHOR)
+    shares = {block: (timings.quiet_ms(_name(block)) - anchor_ms) / depth for block in blocks}
     attention = _levels({block.size: share for block, share in shares.items() if block.kind == "attention"})
     feed_forward = _levels({block.size: share for block, share in shares.items() if block.kind == "feed_forward"})
     spread = float(np.median([timings.spread(name) for name in timings.samples]))
     if spread > UNQUIET:
         logger.warning("the machine was busy: latencies varied by %.0f %%; take the table again when it is quiet", 100 * spread)
-    fixed_ms = max(timings.median_ms(_ANCHOR) - attention[1], 0.0)
+    fixed_ms = max(anchor_ms - attention[1], 0.0)
     return LatencyTable(identity=identity, fixed_ms=fixed_ms, attention_ms=attention, feed_forward_ms=feed_forward, spread=spread)
 
 

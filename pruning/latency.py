@@ -84,7 +84,7 @@ class Point(_Part):
     """A whole model that was measured end to end."""
 
     layers: tuple[LayerShape, ...] = Field(description="Its shapes.")
-    measured_ms: float = Field(gt=0, description="Median latency of one row.")
+    measured_ms: float = Field(gt=0, description="Latency of one row, in the same statistic as the table's.")
 
 
 class LatencyTable(_Part):

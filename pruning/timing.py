@@ -49,6 +49,10 @@ class Timings:
         """Median latency of one call, in milliseconds."""
         return float(np.median(self.samples[name]))
 
+    def quiet_ms(self, name: str) -> float:
+        """Lower quartile, in milliseconds: nearer than the median to what a call takes while nothing else runs, as noise only adds."""
+        return float(np.percentile(self.samples[name], 25))
+
     def spread(self, name: str) -> float:
         """Distance between the quartiles over the median: how unquiet the machine was."""
         low, middle, high = np.percentile(self.samples[name], (25, 50, 75))
