@@ -68,20 +68,24 @@ def _features(
     except Exception as error:
         if "truncat" not in str(error).lower() and "stride" not in str(error).lower():
             raise
-        raise DataError(f"a question leaves no room for its context in {max_length} tokens with stride {stride}: raise max_length") from None
+        raise DataError(
+            f"a question leaves no room for its context in {max_length} tokens with stride {stride}: raise max_length"
+        ) from None
     for row, source in enumerate(encoded["overflow_to_sample_mapping"]):
         start, end = _target(questions[source].answers, encoded["offset_mapping"][row], encoded.sequence_ids(row))
         ids = {name: encoded[name][row] for name in names}
         yield {**ids, "attention_mask": encoded["attention_mask"][row], "start_positions": start, "end_positions": end}
 
 
-def _target(
-    answers: Sequence[AnswerSpan], offsets: Sequence[tuple[int, int]], sequence_ids: Sequence[int | None]
-) -> tuple[int, int]:
+def _target(answers: Sequence[AnswerSpan], offsets: Sequence[tuple[int, int]], sequence_ids: Sequence[int | None]) -> tuple[int, int]:
     """First and last token of the first gold answer, or (0, 0) if this window does not hold all of it."""
     if not answers:
         return 0, 0
-    first_char, last_char = answers[0].start, answers[0].start + len(answers[0].text)
+    text = answers[0].text
+    first_char, last_char = (
+        answers[0].start + len(text) - len(text.lstrip()),
+        answers[0].start + len(text.rstrip()),
+    )  # spaces are in no token
     inside = [i for i, part in enumerate(sequence_ids) if part == 1 and offsets[i][0] < last_char and offsets[i][1] > first_char]
     covered = inside and offsets[inside[0]][0] <= first_char and offsets[inside[-1]][1] >= last_char
     return (inside[0], inside[-1]) if covered else (0, 0)
