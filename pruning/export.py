@@ -160,10 +160,20 @@ def load_fp32(folder: Path) -> onnx.ModelProto:
     return embed(onnx.load(folder / GRAPH_NAME))
 
 
-def update_manifest(folder: Path, *, metrics: Sequence[Metric] | None = None, latency: Sequence[Latency] | None = None) -> Manifest:
+def update_manifest(
+    folder: Path,
+    *,
+    metrics: Sequence[Metric] | None = None,
+    latency: Sequence[Latency] | None = None,
+    null_threshold: float | None = None,
+) -> Manifest:
     """Put measurements into an artifact's manifest, in one step; what is not given stays."""
-    given = {"metrics": metrics, "latency": latency}
-    updated = read_manifest(folder).model_copy(update={field: tuple(value) for field, value in given.items() if value is not None})
+    given = {
+        "metrics": None if metrics is None else tuple(metrics),
+        "latency": None if latency is None else tuple(latency),
+        "null_threshold": null_threshold,
+    }
+    updated = read_manifest(folder).model_copy(update={field: value for field, value in given.items() if value is not None})
     write_manifest(updated, folder)
     return updated
 

@@ -16,7 +16,7 @@ from pruning.bench import StructuralBench, dimensions_of, latency_table
 from pruning.config import DensityTarget, MacsTarget, PruneConfig, SpeedupTarget, Target
 from pruning.data import Example
 from pruning.distillation import distillation_losses
-from pruning.errors import NothingPrunedError
+from pruning.errors import DataError, NothingPrunedError
 from pruning.importance import Importance, inference
 from pruning.latency import Condition, Fit, costs_from_density, costs_from_macs, costs_from_table, fit_to_target
 from pruning.reconstruction import BlockFit, reconstruct
@@ -73,7 +73,9 @@ def calibration_sample(
     features = task.features([examples[i] for i in drawn], tokenizer, max_length=max_length, stride=stride)[: config.calibration_examples]
     order = torch.randperm(len(features), generator=generator).tolist()
     shuffled = [features[i] for i in order]
-    by_length = batches(shuffled, tokenizer, batch_size=config.batch_size)
+    if len(features) < 2:
+        raise DataError(f"{len(features)} calibration example(s): pruning needs at least two, and does well with 1,024")
+    by_length = batches(shuffled, tokenizer, batch_size=min(config.batch_size, len(features) // 2))
     mixed = [by_length[i] for i in torch.randperm(len(by_length), generator=generator).tolist()]
     return Calibration(batches=tuple(mixed), search=tuple(mixed[:SEARCH_BATCHES]))
 

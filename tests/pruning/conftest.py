@@ -1,9 +1,9 @@
 """Fixtures of the pruning tests: tiny random models made from a config, and a tokenizer to go with them."""
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from click.testing import CliRunner, Result
 from transformers import BertTokenizerFast
 from transformers.utils import hub
 
@@ -29,17 +29,9 @@ def task(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def tiny_tokenizer(tmp_path: Path) -> BertTokenizerFast:
-    """A lower-casing WordPiece tokenizer over letters, digits and a few words; ids stay below `helpers.VOCABULARY`."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789", ".", ",", "?", "the", "good", "bad"]
-    words += [f"##{letter}" for letter in "aeiourstlnd"]
-    tokenizer = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    path = tmp_path / "tokenizer-source.json"
-    tokenizer.save(str(path))
-    return BertTokenizerFast(tokenizer_file=str(path))
+def tiny_tokenizer() -> BertTokenizerFast:
+    """A small tokenizer; see `helpers.tiny_tokenizer`."""
+    return helpers.tiny_tokenizer()
 
 
 @pytest.fixture
@@ -47,3 +39,9 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make hub look-ups fail at once, as they do where there is no network."""
     monkeypatch.setattr(hub, "_is_offline_mode", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def invoke() -> Callable[..., Result]:
+    """Call a command line in this process; what it writes to stdout and to stderr stays apart."""
+    return CliRunner().invoke

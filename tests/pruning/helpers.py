@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
     BertConfig,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertTokenizerFast,
     DistilBertConfig,
     DistilBertForQuestionAnswering,
     DistilBertForSequenceClassification,
@@ -140,3 +142,14 @@ def _config(family: str, *, layers: int, hidden: int, heads: int, intermediate: 
         type_vocab_size=2 if family == "bert" else 1,
         **others,
     )
+
+
+def tiny_tokenizer() -> BertTokenizerFast:
+    """A lower-casing WordPiece tokenizer over letters, digits and a few words; ids stay below `helpers.VOCABULARY`."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789", ".", ",", "?", "the", "good", "bad"]
+    words += [f"##{letter}" for letter in "aeiourstlnd"]
+    tokenizer = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return BertTokenizerFast(tokenizer_object=tokenizer)
