@@ -1,101 +1,268 @@
-"""ONNX fp32 to 8 bits.
+"""ONNX fp32 to 8 bits, and to fp16 for GPU.
 
 Dynamic: every linear layer's weight becomes signed 8 bits per output channel, its input is quantized to unsigned 8 bits as it comes
-(U8S8), and the attention core, normalisation and the task's head stay fp32. Embedding tables become 8 bits with one scale per row.
+(U8S8); attention core, normalisation and the task's head stay fp32. Static: the same with activation ranges from a calibration
+sample (`pruning/calibration.py`), as QuantizeLinear-DequantizeLinear pairs. Embedding tables get 8 bits with one scale per row in
+both. Nothing here changes the graph that it is given.
 """
 
+import copy
+import importlib
+import shutil
 import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from numpy.typing import NDArray
 from onnxruntime import quantization as ort_quantization
 
 from pruning import onnx_graph
+from pruning.calibration import Inputs, Method, calibrate
+from pruning.checkpoint import INDEX_NAME
+from pruning.checkpoint import MANIFEST_NAME as CHECKPOINT_NAME
+from pruning.errors import ConfigError
+from pruning.export import golden, load_fp32, producer
+from pruning.fusion import fuse_qkv
+from pruning.quantizers import linear_layers, quantize_embeddings, with_fixed_ranges
+from pruning.storage import written
+from service.artifact import MANIFEST_NAME, Manifest, Precision, Variant, hash_files, read_manifest, revision, verify_files, write_manifest
+from service.model import GRAPH_NAME
+from service.runtime.base import Array
+from service.runtime.onnx import OnnxSession
 
-NARROWEST_COLUMNS = 16
-SHORTEST_TABLE_ROWS = 64
-_PREPROCESSED = ("onnx.quant.pre_process", "onnxruntime.quant")
+Scheme = Literal["dynamic", "static", "fp16"]
+Outputs = Mapping[str, Array]
+
+GOLDEN_TOLERANCE = 0.05
+"""Of the largest golden output: processors round and saturate 8-bit products differently, by up to a few hundredths."""
+
+_PRECISIONS: dict[Scheme, Precision] = {"dynamic": "int8", "static": "int8-static", "fp16": "fp16"}
+_INT8_VARIANTS: dict[Variant, Variant] = {"dense": "dense-int8", "compact": "compact-int8"}
+_LEFT_BEHIND = frozenset({GRAPH_NAME, MANIFEST_NAME, CHECKPOINT_NAME, INDEX_NAME})
+_PREPROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}
+
+
+@dataclass(frozen=True)
+class SchemeError:
+    """What a scheme costs in accuracy of the logits and gains in size.
+
+    Attributes:
+        scheme: "fp32", "dynamic", or "static <method>".
+        error: Root mean square difference of the outputs from the reference, over the reference's root mean square.
+        largest: Largest absolute difference.
+        size_bytes: Of the serialized graph.
+    """
+
+    scheme: str
+    error: float
+    largest: float
+    size_bytes: int
 
 
 def quantize_dynamic(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Quantize weights now and activations at run time; the input graph is left as it is.
+    """Quantize weights now and activations at run time.
 
     Layers with fewer than `NARROWEST_COLUMNS` outputs (the head of question answering) stay fp32: 8 bits gain nothing there.
     """
-    prepared = _prepared(model)
+    layers = linear_layers(model)
+    quantized = _quantize_integer(model, layers) if layers else copy.deepcopy(model)
+    return _finished(quantized)
+
+
+def quantize_static(
+    model: onnx.ModelProto, calibration_inputs: Sequence[Inputs], *, method: Method = "minmax", skip: Collection[str] = ()
+) -> onnx.ModelProto:
+    """Quantize weights and activations now.
+
+    Args:
+        model: fp32 graph.
+        calibration_inputs: Real rows without padding, int64 [rows, sequence] by name.
+        method: How activation ranges are drawn from them.
+        skip: Linear layers that stay fp32, by the name of their weight; `worst_layers` finds candidates.
+    """
+    layers = {weight: node for weight, node in linear_layers(model).items() if weight not in skip}
+    ranges = calibrate(model, sorted({node.input[0] for node in layers.values()}), calibration_inputs, method=method)
+    return _finished(with_fixed_ranges(model, layers, ranges))
+
+
+def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Weights and computation in fp16 for GPU; inputs stay int64 and outputs fp32."""
+    # Imported here: the package puts its own folder on sys.path, which only who asks for fp16 should get.
+    converter = importlib.import_module("onnxruntime.transformers.float16")
+    converted: onnx.ModelProto = converter.convert_float_to_float16(copy.deepcopy(model), keep_io_types=True)
+    return converted
+
+
+def sensitivity(
+    model: onnx.ModelProto, calibration_inputs: Sequence[Inputs], evaluation_inputs: Sequence[Inputs], *, method: Method = "minmax"
+) -> dict[str, float]:
+    """Error of the outputs (see `SchemeError`) when one linear layer alone is quantized statically, by the name of its weight."""
+    layers = linear_layers(model)
+    ranges = calibrate(model, sorted({node.input[0] for node in layers.values()}), calibration_inputs, method=method)
+    references = run_all(model, evaluation_inputs)
+    return {
+        weight: output_error(run_all(with_fixed_ranges(model, {weight: node}, ranges), evaluation_inputs), references)
+        for weight, node in layers.items()
+    }
+
+
+def worst_layers(model: onnx.ModelProto, inputs: Sequence[Inputs], count: int, *, method: Method = "minmax") -> tuple[str, ...]:
+    """The `count` layers that lose most when quantized statically; ranges and errors from the two halves of a sample."""
+    if count == 0:
+        return ()
+    errors = sensitivity(model, inputs[::2], inputs[1::2] or inputs, method=method)
+    return tuple(sorted(errors, key=lambda weight: errors[weight], reverse=True)[:count])
+
+
+def compare_schemes(
+    model: onnx.ModelProto,
+    calibration_inputs: Sequence[Inputs],
+    evaluation_inputs: Sequence[Inputs],
+    references: Sequence[Outputs] | None = None,
+) -> list[SchemeError]:
+    """Each scheme's error and size, fp32 first.
+
+    Args:
+        model: fp32 graph.
+        calibration_inputs: For the static schemes.
+        evaluation_inputs: Other rows, one per call, as they will be served.
+        references: Outputs to compare with, one for each of `evaluation_inputs`; the fp32 graph's own if None.
+    """
+    references = run_all(model, evaluation_inputs) if references is None else references
+    candidates = {"fp32": model, "dynamic": quantize_dynamic(model)}
+    methods: tuple[Method, ...] = ("minmax", "percentile", "entropy")
+    candidates |= {f"static {method}": quantize_static(model, calibration_inputs, method=method) for method in methods}
+    return [_scheme_error(name, candidate, evaluation_inputs, references) for name, candidate in candidates.items()]
+
+
+def quantize_artifact(
+    source: Path,
+    target: Path,
+    *,
+    scheme: Scheme = "dynamic",
+    calibration: Sequence[Inputs] = (),
+    method: Method = "minmax",
+    skip_worst: int = 0,
+    fuse: bool = False,
+) -> Manifest:
+    """Write the 8-bit (or fp16) form of a `dense` or `compact` artifact, whole or not at all, and give its manifest.
+
+    Golden outputs are recorded anew; metrics and latency are not inherited.
+
+    Args:
+        source: The fp32 artifact.
+        target: Replaced if it exists.
+        scheme: How.
+        calibration: Static: real rows without padding.
+        method: Static: how activation ranges are drawn.
+        skip_worst: Static: this many layers, those with the largest measured error, stay fp32.
+        fuse: Multiply by Q, K and V in one go.
+
+    Raises:
+        ConfigError: The source is not fp32.
+        ArtifactError: The source is damaged.
+        StorageError: The target could not be written; nothing of it is left.
+    """
+    above = read_manifest(source)
+    if above.precision != "fp32":
+        raise ConfigError(f"{source}: its precision is {above.precision}; quantize the fp32 artifact that it was made from")
+    verify_files(source, above)
+    model = load_fp32(source)
+    model = fuse_qkv(model) if fuse else model
+    quantized = _apply(model, scheme, calibration, method, skip_worst)
+    with written(target) as partial:
+        for name in above.files:
+            if name not in _LEFT_BEHIND and not name.endswith(".safetensors"):
+                shutil.copyfile(source / name, partial / name)
+        onnx.save(quantized, partial / GRAPH_NAME)
+        manifest = _manifest(above, quantized, partial, scheme)
+        write_manifest(manifest, partial)
+    return manifest
+
+
+def run_all(model: onnx.ModelProto, inputs: Sequence[Inputs]) -> list[Outputs]:
+    """Outputs of a graph for each input."""
+    session = OnnxSession(model.SerializeToString())
+    return [session.run(batch) for batch in inputs]
+
+
+def output_error(found: Sequence[Outputs], references: Sequence[Outputs]) -> float:
+    """Root mean square difference of all outputs, over the references' root mean square."""
+    expected = _flat(references)
+    return float(np.linalg.norm(_flat(found) - expected) / max(float(np.linalg.norm(expected)), 1e-12))
+
+
+def _apply(model: onnx.ModelProto, scheme: Scheme, calibration: Sequence[Inputs], method: Method, skip_worst: int) -> onnx.ModelProto:
+    if scheme == "dynamic":
+        return quantize_dynamic(model)
+    if scheme == "fp16":
+        return to_fp16(model)
+    return quantize_static(model, calibration, method=method, skip=worst_layers(model, calibration, skip_worst, method=method))
+
+
+def _manifest(above: Manifest, graph: onnx.ModelProto, folder: Path, scheme: Scheme) -> Manifest:
+    """The source's manifest with what quantizing changed."""
+    session = OnnxSession(folder / GRAPH_NAME)
+    rows = [
+        {name: np.array([above.golden.inputs[name][row]], np.int64) for name in session.inputs}
+        for row in range(len(above.golden.inputs["input_ids"]))
+    ]
+    return above.model_copy(
+        update={
+            "variant": above.variant if scheme == "fp16" else _INT8_VARIANTS[above.variant],
+            "precision": _PRECISIONS[scheme],
+            "opset": onnx_graph.opset(graph),
+            "files": hash_files(folder),
+            "golden": golden(session, rows, tolerance=GOLDEN_TOLERANCE),
+            "metrics": (),
+            "latency": (),
+            "parent": revision(above),
+            "producer": producer(),
+        }
+    )
+
+
+def _quantize_integer(model: onnx.ModelProto, layers: Mapping[str, onnx.NodeProto]) -> onnx.ModelProto:
+    """ONNX Runtime's own dynamic quantization of these layers: one DynamicQuantizeLinear for all layers that share an input."""
+    prepared = copy.deepcopy(model)
+    # Says that the quantizer need not advise to pre-process the graph: `onnx_graph.clean` has done what that would.
+    onnx.helper.set_model_props(prepared, _PREPROCESSED)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+        path = Path(folder) / GRAPH_NAME
         ort_quantization.quantize_dynamic(
             prepared,
             path,
             op_types_to_quantize=["MatMul"],
+            nodes_to_quantize=[node.name for node in layers.values()],
             per_channel=True,
             weight_type=ort_quantization.QuantType.QInt8,
-            nodes_to_exclude=narrow_layers(model),
             extra_options={"MatMulConstBOnly": True},
         )
-        quantized = onnx.load(path)
-    return _finished(quantized)
-
-
-def narrow_layers(model: onnx.ModelProto) -> list[str]:
-    """Names of the MatMul nodes that are too narrow to gain from 8 bits."""
-    weights = onnx_graph.initializers(model)
-    return [node.name for name, node in onnx_graph.weight_matmuls(model).items() if weights[name].dims[1] < NARROWEST_COLUMNS]
-
-
-def quantize_embeddings(model: onnx.ModelProto) -> None:
-    """Store embedding tables in 8 bits with one scale per row, in place.
-
-    A lookup gathers the row and its scale, and multiplies: `table[row] ~ scale[row] * int8[row]`. A row's largest error is half its
-    scale, 1/254 of its largest entry. Tables of fewer than `SHORTEST_TABLE_ROWS` rows (token types) are left.
-    """
-    tables = onnx_graph.initializers(model)
-    for name, readers in onnx_graph.embedding_gathers(model).items():
-        if tables[name].dims[0] >= SHORTEST_TABLE_ROWS:
-            codes, scales = quantize_rows(numpy_helper.to_array(tables[name]))
-            onnx_graph.add_initializer(model, f"{name}.int8", codes)
-            onnx_graph.add_initializer(model, f"{name}.scale", scales)
-            outputs = {node.output[0] for node in readers}
-            onnx_graph.splice(model, lambda node, name=name, outputs=outputs: _lookup(node, name) if node.output[0] in outputs else [node])
-
-
-def quantize_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric 8-bit codes [rows, columns] and fp32 scales [rows, 1] of a table [rows, columns]."""
-    scales = np.abs(table).max(axis=1, keepdims=True).astype(np.float32) / 127
-    scales[scales == 0] = 1
-    return np.round(table / scales).astype(np.int8), scales
-
-
-def _lookup(gather: onnx.NodeProto, table: str) -> list[onnx.NodeProto]:
-    """Nodes that replace a Gather from `table`: codes [.., columns] as float, times their row's scale [.., 1]."""
-    codes, floats, scales = (f"{gather.output[0]}.{part}" for part in ("codes", "floats", "scales"))
-    rows = gather.input[1]
-    return [
-        onnx.helper.make_node("Gather", [f"{table}.int8", rows], [codes], f"{gather.name}/codes", axis=0),
-        onnx.helper.make_node("Cast", [codes], [floats], f"{gather.name}/Cast", to=TensorProto.FLOAT),
-        onnx.helper.make_node("Gather", [f"{table}.scale", rows], [scales], f"{gather.name}/scales", axis=0),
-        onnx.helper.make_node("Mul", [floats, scales], [gather.output[0]], f"{gather.name}/Mul"),
-    ]
-
-
-def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy marked as pre-processed, so that the quantizer does not advise to; `onnx_graph.clean` has done what that would."""
-    prepared = onnx.ModelProto()
-    prepared.CopyFrom(model)
-    onnx.helper.set_model_props(prepared, dict([_PREPROCESSED]))
-    return prepared
+        quantized: onnx.ModelProto = onnx.load(path)
+    del quantized.metadata_props[:]
+    return quantized
 
 
 def _finished(quantized: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop the quantizer's marks and unused operator sets, put the embeddings in 8 bits, tidy up."""
+    """Put the embeddings in 8 bits, drop unused operator sets, tidy up."""
     quantize_embeddings(quantized)
-    del quantized.metadata_props[:]
     used = {node.domain for node in quantized.graph.node}
     kept = [entry for entry in quantized.opset_import if entry.domain in used]
     del quantized.opset_import[:]
     quantized.opset_import.extend(kept)
-    onnx_graph.tidy(quantized)
+    onnx_graph.remove_unused(quantized)
     return quantized
+
+
+def _scheme_error(name: str, model: onnx.ModelProto, inputs: Sequence[Inputs], references: Sequence[Outputs]) -> SchemeError:
+    found = run_all(model, inputs)
+    largest = float(np.abs(_flat(found) - _flat(references)).max())
+    return SchemeError(name, output_error(found, references), largest, model.ByteSize())
+
+
+def _flat(outputs: Sequence[Outputs]) -> NDArray[np.float64]:
+    return np.concatenate([np.asarray(batch[name], np.float64).ravel() for batch in outputs for name in sorted(batch)])

@@ -224,9 +224,10 @@ def test_full_disk_leaves_nothing(tiny_tokenizer: BertTokenizerFast, tmp_path: P
 
 
 def test_measurements_are_added_later(tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
-    """New metrics replace the old ones in the manifest; everything else stays and the artifact still loads."""
+    """What is given replaces the old value in the manifest; everything else stays and the artifact still loads."""
     model = tiny_model(task="text-classification")
     before = export.export_artifact(model, tiny_tokenizer, tmp_path / "dense", spec=spec_of(model, "text-classification", variant="dense"))
     metric = Metric(name="accuracy", value=90.0, low=88.0, high=92.0, examples=100, dataset="sst2", split="validation")
     export.update_manifest(tmp_path / "dense", metrics=[metric])
-    assert Model.load(tmp_path / "dense").manifest == before.model_copy(update={"metrics": (metric,)})
+    export.update_manifest(tmp_path / "dense", null_threshold=0.5)
+    assert Model.load(tmp_path / "dense").manifest == before.model_copy(update={"metrics": (metric,), "null_threshold": 0.5})

@@ -1,0 +1,92 @@
+"""Graph surgery of quantization: which layers, their weights in signed 8 bits, activations of known range, embedding tables."""
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from pruning import onnx_graph
+from pruning.calibration import Range
+
+NARROWEST_COLUMNS = 16
+SHORTEST_TABLE_ROWS = 64
+
+
+def linear_layers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """The MatMul nodes worth 8 bits, by the name of their weight."""
+    weights = onnx_graph.initializers(model)
+    return {name: node for name, node in onnx_graph.weight_matmuls(model).items() if weights[name].dims[1] >= NARROWEST_COLUMNS}
+
+
+def quantize_symmetric(weight: NDArray[np.float32], *, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Signed 8-bit codes of a matrix and their scales, one for each slice along `axis`, which the scales keep with size 1."""
+    scales = np.abs(weight).max(axis=axis, keepdims=True, initial=0).astype(np.float32) / 127
+    scales[scales == 0] = 1
+    return np.round(weight / scales).astype(np.int8), scales
+
+
+def with_fixed_ranges(model: onnx.ModelProto, layers: Mapping[str, onnx.NodeProto], ranges: Mapping[str, Range]) -> onnx.ModelProto:
+    """A copy in which these layers read their input through a U8 pair of the given range, and their weight from S8 per column."""
+    quantized = copy.deepcopy(model)
+    made, values = onnx_graph.producers(quantized), sorted({node.input[0] for node in layers.values()})
+    for weight, node in layers.items():
+        reader = made[node.output[0]]
+        reader.input[0], reader.input[1] = f"{node.input[0]}.dequantized", f"{weight}.dequantized"
+    pairs = {value: _activation_pair(quantized, value, ranges[value]) for value in values}
+    onnx_graph.splice(quantized, lambda node: [node, *(step for output in node.output for step in pairs.get(output, ()))])
+    onnx_graph.insert_in_front(quantized, [_dequantized_weight(quantized, weight) for weight in layers])
+    onnx_graph.remove_unused(quantized)
+    return quantized
+
+
+def quantize_embeddings(model: onnx.ModelProto) -> None:
+    """Store embedding tables in 8 bits with one scale per row, in place.
+
+    A lookup gathers the row and its scale, and multiplies: `table[row] ~ scale[row] * int8[row]`. A row's largest error is half its
+    scale, 1/254 of its largest entry. Tables of fewer than `SHORTEST_TABLE_ROWS` rows (token types) are left.
+    """
+    tables = onnx_graph.initializers(model)
+    replaced: dict[str, str] = {}
+    for name, readers in onnx_graph.embedding_gathers(model).items():
+        if tables[name].dims[0] >= SHORTEST_TABLE_ROWS:
+            codes, scales = quantize_symmetric(numpy_helper.to_array(tables[name]), axis=1)
+            onnx_graph.add_initializer(model, f"{name}.int8", codes)
+            onnx_graph.add_initializer(model, f"{name}.scale", scales)
+            replaced |= {node.output[0]: name for node in readers}
+    onnx_graph.splice(model, lambda node: _lookup(node, replaced[node.output[0]]) if node.output[0] in replaced else [node])
+
+
+def _dequantized_weight(model: onnx.ModelProto, weight: str) -> onnx.NodeProto:
+    codes, scales = quantize_symmetric(numpy_helper.to_array(onnx_graph.initializers(model)[weight]), axis=0)
+    stored = onnx_graph.add_initializer(model, f"{weight}.int8", codes)
+    scale = onnx_graph.add_initializer(model, f"{weight}.scale", scales[0])
+    zero = onnx_graph.add_initializer(model, f"{weight}.zero", np.zeros(scales.shape[1], np.int8))
+    return onnx.helper.make_node("DequantizeLinear", [stored, scale, zero], [f"{weight}.dequantized"], f"{weight}/DequantizeLinear", axis=1)
+
+
+def _activation_pair(model: onnx.ModelProto, value: str, found: Range) -> list[onnx.NodeProto]:
+    """QuantizeLinear and DequantizeLinear of a value whose range is known; 0 is always a code of its own."""
+    lowest, highest = min(found[0], 0.0), max(found[1], 0.0)
+    step = np.float32((highest - lowest) / 255 or 1.0)
+    scale = onnx_graph.add_initializer(model, f"{value}.scale", np.array(step))
+    zero = onnx_graph.add_initializer(model, f"{value}.zero", np.array(round(-lowest / float(step)), np.uint8))
+    codes = f"{value}.codes"
+    return [
+        onnx.helper.make_node("QuantizeLinear", [value, scale, zero], [codes], f"{value}/QuantizeLinear"),
+        onnx.helper.make_node("DequantizeLinear", [codes, scale, zero], [f"{value}.dequantized"], f"{value}/DequantizeLinear"),
+    ]
+
+
+def _lookup(gather: onnx.NodeProto, table: str) -> list[onnx.NodeProto]:
+    """Nodes that replace a Gather from `table`: codes [.., columns] as float, times their row's scale [.., 1]."""
+    codes, floats, scales = (f"{gather.output[0]}.{part}" for part in ("codes", "floats", "scales"))
+    rows = gather.input[1]
+    return [
+        onnx.helper.make_node("Gather", [f"{table}.int8", rows], [codes], f"{gather.name}/codes", axis=0),
+        onnx.helper.make_node("Cast", [codes], [floats], f"{gather.name}/Cast", to=TensorProto.FLOAT),
+        onnx.helper.make_node("Gather", [f"{table}.scale", rows], [scales], f"{gather.name}/scales", axis=0),
+        onnx.helper.make_node("Mul", [floats, scales], [gather.output[0]], f"{gather.name}/Mul"),
+    ]
