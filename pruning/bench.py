@@ -2,13 +2,14 @@
 
 Blocks of every size come from one export (`pruning/skeleton.py`). A chain of several blocks of one size behind one small anchor is
 timed against the anchor alone, all chains interleaved, so that weights come from memory as they do in a whole model and drift
-cancels. Whole models of unequal layers, timed the same way, then calibrate the sum. A table is kept in a cache under everything that
-it depends on.
+cancels. Whole models of unequal layers, timed the same way, then calibrate the sum. A call that keeps to its thread is timed by what
+that thread gets of the processor, so that other processes do not count. A table is kept in a cache under everything that it depends on.
 """
 
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -98,7 +99,7 @@ def latency_table(
 
 
 def measure_table(
-    model: PreTrainedModel, task: str, condition: Condition, *, seconds: float = TABLE_SECONDS, timer: Timer = interleaved
+    model: PreTrainedModel, task: str, condition: Condition, *, seconds: float = TABLE_SECONDS, timer: Timer | None = None
 ) -> LatencyTable:
     """Take the table now: blocks of every size first, then the whole models that calibrate it."""
     _check(model, condition)
@@ -107,6 +108,7 @@ def measure_table(
     library = _library(model, task, condition, dimensions)
     inputs = random_row(model, condition.sequence_length)
     opened = partial(_opened, condition=condition, inputs=inputs)
+    timer = timer or timer_for(condition)
 
     depth = _depth(dimensions)
     anchor = Block("attention", 1)
@@ -134,7 +136,7 @@ class StructuralBench:
         task: the task, by its standard name.
         condition: how both models are served.
         seconds: length of one interleaved measurement.
-        timer: times calls together.
+        timer: times calls together; by default `timer_for(condition)`.
     """
 
     def __init__(
@@ -144,12 +146,12 @@ class StructuralBench:
         condition: Condition,
         *,
         seconds: float = SPEEDUP_SECONDS,
-        timer: Timer = interleaved,
+        timer: Timer | None = None,
     ) -> None:
         """Export and load the dense model."""
         _check(model, condition)
         self._model, self._task, self._condition = model, task, condition
-        self._seconds, self._timer = seconds, timer
+        self._seconds, self._timer = seconds, timer or timer_for(condition)
         self._inputs = random_row(model, condition.sequence_length)
         self._dense = self._served(dimensions_of(model, task).dense)
 
@@ -160,6 +162,11 @@ class StructuralBench:
 
     def _served(self, layers: Sequence[LayerShape]) -> Call:
         return _opened(_exported(self._model, self._task, self._condition, layers), condition=self._condition, inputs=self._inputs)
+
+
+def timer_for(condition: Condition) -> Timer:
+    """Times by the calling thread's share of the processor where a call keeps to that thread, by the clock otherwise."""
+    return partial(interleaved, stopwatch=time.thread_time_ns if condition.threads == 1 else None)
 
 
 def dimensions_of(model: PreTrainedModel, task: str) -> Dimensions:

@@ -79,6 +79,7 @@ def interleaved(
     callers: int = 1,
     description: str | None = None,
     clock: Clock = time.perf_counter_ns,
+    stopwatch: Clock | None = None,
 ) -> Timings:
     """Time all `calls` in one interleaved loop.
 
@@ -88,16 +89,19 @@ def interleaved(
         rounds: make exactly this many rounds instead.
         callers: threads that make the same call at the same time; a sample is then the latency that each of them sees.
         description: label of the progress bar; no bar without one.
-        clock: nanoseconds that only go forwards.
+        clock: nanoseconds that only go forwards; says when `seconds` are over.
+        stopwatch: what a call is timed by, `clock` by default. `time.thread_time_ns` counts only while the calling thread has the
+            processor: the same as time for a call that keeps to its thread, but for what other processes take away.
     """
     if not calls:
         raise ValueError("nothing to time: `calls` is empty")
+    stopwatch = stopwatch or clock
     samples: dict[str, list[float]] = {name: [] for name in calls}
     with _crew(callers) as crew:
-        bursts = {name: _burst(call, clock) for name, call in calls.items()}
+        bursts = {name: _burst(call, stopwatch) for name, call in calls.items()}
         for order in _rounds(list(calls), seconds=seconds, rounds=rounds, description=description, clock=clock):
             for name in order:
-                durations = crew(_Visit(calls[name], bursts[name], clock))
+                durations = crew(_Visit(calls[name], bursts[name], stopwatch))
                 samples[name].append(float(np.median(durations)) / 1e6)
     return Timings({name: np.asarray(values, dtype=np.float64) for name, values in samples.items()})
 
@@ -108,25 +112,25 @@ class _Visit:
 
     call: Call
     burst: int
-    clock: Clock
+    stopwatch: Clock
 
     def __call__(self) -> list[int]:
         self.call()
         durations = []
         for _ in range(self.burst):
-            start = self.clock()
+            start = self.stopwatch()
             self.call()
-            durations.append(self.clock() - start)
+            durations.append(self.stopwatch() - start)
         return durations
 
 
-def _burst(call: Call, clock: Clock) -> int:
+def _burst(call: Call, stopwatch: Clock) -> int:
     """Warm `call` up; how many timed calls fit in one visit."""
     for _ in range(_WARM_UP_CALLS):
         call()
-    start = clock()
+    start = stopwatch()
     call()
-    duration_ms = max((clock() - start) / 1e6, BURST_MS / MAX_BURST)
+    duration_ms = max((stopwatch() - start) / 1e6, BURST_MS / MAX_BURST)
     return max(1, round(BURST_MS / duration_ms))
 
 

@@ -1,6 +1,7 @@
 """Taking the latency table and measuring speed-ups, with a timer that knows the answer; one real table proves the plumbing."""
 
 import logging
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,7 @@ from pruning.bench import (
     latency_table,
     measure_table,
     neuron_counts,
+    timer_for,
 )
 from pruning.compaction import compact
 from pruning.errors import ConfigError
@@ -247,6 +249,13 @@ def test_the_measured_speedup_is_dense_over_pruned():
     """Both models are built, exported and run; the ratio is the timer's."""
     bench = StructuralBench(tiny_model(), QUESTIONS, CONDITION, timer=KnowingTimer(dense=6.0, pruned=4.0))
     assert bench.speedup([LayerShape(heads=2, intermediate=16), LayerShape(heads=0, intermediate=0)]).value == pytest.approx(1.5)
+
+
+def test_what_other_processes_take_does_not_count():
+    """On one thread a call that does not compute takes next to nothing, however long it lasts; with more it is timed by the clock."""
+    calls = {"asleep": lambda: time.sleep(0.02)}
+    one, two = (timer_for(CONDITION.model_copy(update={"threads": threads}))(calls, seconds=0.0) for threads in (1, 2))
+    assert one.median_ms("asleep") < 10 < two.median_ms("asleep")
 
 
 def test_dimensions_are_those_of_the_dense_model(family):

@@ -83,6 +83,19 @@ def test_the_ratio_says_how_many_times_faster(clock):
     assert ratio.value == ratio.low == ratio.high == pytest.approx(4.0)
 
 
+def test_a_stopwatch_of_its_own_leaves_out_what_others_took(clock):
+    """Time in which the clock went on but the stopwatch did not is not the call's."""
+    worked = FakeClock()
+
+    def interrupted():
+        clock.now += 9_000_000
+        worked.now += 2_000_000
+
+    timings = interleaved({"a": interrupted}, seconds=0.5, clock=clock, stopwatch=worked)
+    assert timings.median_ms("a") == 2.0
+    assert clock.now >= 0.5e9
+
+
 def test_a_few_disturbed_rounds_do_not_move_the_ratio():
     """Rounds that another tenant disturbed are outvoted."""
     fast, slow = np.full(21, 1.0), np.full(21, 2.0)
