@@ -7,17 +7,16 @@ TensorRT, GTC 2017). Histograms are streamed: memory does not grow with the samp
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from pruning import onnx_graph
+from pruning.config import Method
 from pruning.errors import ConfigError
 from service.runtime.onnx import OnnxSession
 
-Method = Literal["minmax", "percentile", "entropy"]
 Inputs = Mapping[str, NDArray[np.int64]]
 Range = tuple[float, float]
 Counts = NDArray[np.int64]

@@ -4,11 +4,11 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-from pruning.config import DataSource, RunConfig, load_recipe
+from pruning.config import DataSource, Method, RunConfig, Scheme, load_recipe
 from pruning.errors import ConfigError
 from service.command_line import CommandGroup
 
@@ -166,13 +166,11 @@ def export(checkpoint: Path, recipe: str, overrides: tuple[str, ...], output: Pa
 @main.command()
 @click.argument("artifact", type=FOLDER)
 @OUTPUT
-@click.option("--scheme", type=click.Choice(["dynamic", "static", "fp16"]), default="dynamic", show_default=True, help="What to make.")
-@click.option(
-    "--method", type=click.Choice(["minmax", "percentile", "entropy"]), default="minmax", show_default=True, help="static: of calibration."
-)
+@click.option("--scheme", type=click.Choice(get_args(Scheme)), default="dynamic", show_default=True, help="What to make.")
+@click.option("--method", type=click.Choice(get_args(Method)), default="minmax", show_default=True, help="static: of calibration.")
 @click.option("--recipe", help="static: the recipe whose training data it is calibrated on.")
 @SET
-def quantize(artifact: Path, output: Path, scheme: str, method: str, recipe: str | None, overrides: tuple[str, ...]) -> None:
+def quantize(artifact: Path, output: Path, scheme: Scheme, method: Method, recipe: str | None, overrides: tuple[str, ...]) -> None:
     """Quantize an fp32 artifact to 8 bits (or to fp16 for GPU).
 
     \b

@@ -50,7 +50,8 @@ class Compared:
         lines = [f"{self.artifact}  {self.size_bytes / 1e6:.1f} MB"]
         lines += [_metric_line(metric) for metric in self.metrics]
         lines += [
-            f"  latency at {length} tokens, {self.callers} caller(s): {ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f}) of {self.against}"
+            f"  latency at {length} tokens, {self.callers} caller(s): {ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f}) "
+            f"over {self.against}"
             for length, ratio in (self.ratios or {}).items()
         ]
         return "\n".join(lines)
@@ -82,11 +83,15 @@ def compare_on(
     metrics: list[Metric] = []
     for source in sources:
         found = _evaluate(model, source, positive_label)
-        metrics += found.metrics if other is None else found.compared_with(_evaluate(other, source, positive_label), against=_name(other.manifest))
+        metrics += (
+            found.metrics if other is None else found.compared_with(_evaluate(other, source, positive_label), against=_name(other.manifest))
+        )
     if write:
         update_manifest(artifact, metrics=metrics)
     ratios = None if against is None else {length: compare_latency(artifact, against, length=length, callers=callers) for length in lengths}
-    return Compared(_name(model.manifest), size_bytes(model.manifest), tuple(metrics), None if other is None else _name(other.manifest), ratios, callers)
+    return Compared(
+        _name(model.manifest), size_bytes(model.manifest), tuple(metrics), None if other is None else _name(other.manifest), ratios, callers
+    )
 
 
 def compare_latency(artifact: Path, against: Path, *, length: int, callers: int, seconds: float = SECONDS) -> Ratio:
@@ -106,7 +111,8 @@ def _name(manifest: Manifest) -> str:
 
 
 def _metric_line(metric: Metric) -> str:
-    line = f"  {metric.name} {metric.value:.2f} ({metric.low:.2f} to {metric.high:.2f})  {metric.dataset} {metric.split}, {metric.examples} examples"
+    value = f"{metric.name} {metric.value:.2f} ({metric.low:.2f} to {metric.high:.2f})"
+    line = f"  {value}  {metric.dataset} {metric.split}, {metric.examples} examples"
     if metric.difference is None:
         return line
     difference = metric.difference

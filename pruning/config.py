@@ -37,7 +37,10 @@ class DataSource(_Part):
     label: str = Field("label", description="Column of the label: an index, or one of `labels`.")
     limit: int | None = Field(None, gt=0, description="Use this many examples, drawn with the run's seed.")
     wrong_paragraphs: float = Field(
-        0.0, ge=0, lt=1, description="Question answering: share of the result that pairs a question with a paragraph that does not answer it."
+        0.0,
+        ge=0,
+        lt=1,
+        description="Question answering: share of the result that pairs a question with a paragraph that does not answer it.",
     )
 
     @model_validator(mode="after")
@@ -125,7 +128,7 @@ class MacsTarget(_Part):
         return f"macs-{self.macs:g}-{self.sequence_length}"
 
 
-def _target_kind(value: Any) -> str | None:
+def _target_kind(value: object) -> str | None:
     keys = value if isinstance(value, dict) else type(value).model_fields if isinstance(value, BaseModel) else ()
     return next((kind for kind in ("speedup", "density", "macs") if kind in keys), None)
 
@@ -150,11 +153,15 @@ class PruneConfig(_Part):
     reconstruct: bool = Field(True, description="Least-squares reconstruction of what is left.")
 
 
+Scheme = Literal["dynamic", "static", "fp16"]
+Method = Literal["minmax", "percentile", "entropy"]
+
+
 class QuantizeConfig(_Part):
     """8-bit and 16-bit forms of the ONNX graph."""
 
-    scheme: Literal["dynamic", "static", "fp16"] = Field("dynamic", description="dynamic: signed, per channel, no calibration.")
-    calibration: Literal["minmax", "percentile", "entropy"] = Field("minmax", description="static: how activation ranges are found.")
+    scheme: Scheme = Field("dynamic", description="dynamic: signed, per channel, no calibration.")
+    calibration: Method = Field("minmax", description="static: how activation ranges are found.")
     calibration_examples: int = Field(128, gt=0, description="static: training examples seen.")
     skip_worst: int = Field(0, ge=0, description="static: linear layers with the largest measured error that stay in fp32.")
 
@@ -180,7 +187,9 @@ class RunConfig(_Part):
     max_length: int = Field(384, gt=0, description="Most tokens in a row.")
     stride: int = Field(128, ge=0, description="Question answering: tokens that neighbouring windows share.")
     seed: int = Field(17, ge=0, description="Seed of everything random.")
-    train: tuple[TrainConfig, ...] = Field((), description="Dense fine-tuning, one entry per stage; empty if `model` is fine-tuned already.")
+    train: tuple[TrainConfig, ...] = Field(
+        (), description="Dense fine-tuning, one entry per stage; empty if `model` is fine-tuned already."
+    )
     stages: tuple[tuple[int, ...], ...] = Field(
         (), description="For each training stage, which of `data.train` it uses, by position; empty: all of them in each."
     )
@@ -268,7 +277,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
         node[last] = parsed
 
 
-def _child(node: Any, part: str, override: str) -> Any:
+def _child(node: Any, part: str, override: str) -> Any:  # noqa: ANN401 - YAML: a mapping or a list
     if isinstance(node, list):
         return node[_index(node, part, override)]
     if node.get(part) is None:

@@ -70,11 +70,8 @@ def load_examples(sources: Iterable[DataSource], task: str, *, labels: Sequence[
 def load_source(source: DataSource, task: str, *, labels: Sequence[str] = (), seed: int = 17) -> list[Example]:
     """The examples of one source; see `load_examples`."""
     where, rows = _rows(source, task)
-    examples: list[Example]
-    if task == "question-answering":
-        examples = list(_questions(rows, where))
-    else:
-        examples = list(_texts(rows, where, source, labels))
+    found: Iterator[Example] = _questions(rows, where) if task == "question-answering" else _texts(rows, where, source, labels)
+    examples = list(found)
     if not examples:
         raise DataError(f"{where}: no examples in it")
     if source.limit is not None and source.limit < len(examples):
@@ -144,14 +141,12 @@ def _hub_rows(source: DataSource) -> Iterator[dict[str, Any]]:
 
     try:
         dataset = load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # what datasets and the hub's client derive from: not found, offline, no such split
+    except (OSError, ValueError, RuntimeError) as error:
+        # what datasets and the hub's client derive from: not found, offline, no such split
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise DataError(
-            f"hub dataset {source_name(source)}, split {source.split}: cannot be loaded ({reason}); check the name and the network, or set `path`"
+            f"hub dataset {source_name(source)}, split {source.split}: cannot be loaded ({reason}); "
+            "check the name and the network, or set `path`"
         ) from None
     return iter(dataset)
 
@@ -184,7 +179,7 @@ def _json_line(line: str, path: Path, number: int) -> dict[str, Any]:
     return row
 
 
-def _squad_rows(content: Any, path: Path) -> Iterator[dict[str, Any]]:
+def _squad_rows(content: object, path: Path) -> Iterator[dict[str, Any]]:
     if not isinstance(content, dict) or not isinstance(content.get("data"), list):
         raise DataError(f"{path}: not SQuAD JSON: expected an object with a list `data` of articles")
     try:
@@ -218,7 +213,7 @@ def _questions(rows: Iterable[dict[str, Any]], where: str) -> Iterator[QuestionE
         yield QuestionExample(str(row.get("id", index)), row["question"], row["context"], spans)
 
 
-def _spans(answers: Any, where: str, index: int) -> tuple[AnswerSpan, ...]:
+def _spans(answers: Any, where: str, index: int) -> tuple[AnswerSpan, ...]:  # noqa: ANN401 - JSON, checked here
     """Gold answers, from the hub's two lists or from SQuAD's list of objects."""
     try:
         if isinstance(answers, list):
@@ -256,11 +251,11 @@ def _columns(row: dict[str, Any], where: str, source: DataSource) -> tuple[str, 
     return str(text), pair
 
 
-def _label(value: Any, where: str, index: int, labels: Sequence[str]) -> int:
+def _label(value: Any, where: str, index: int, labels: Sequence[str]) -> int:  # noqa: ANN401 - JSON, checked here
     if isinstance(value, str) and value in labels:
         return list(labels).index(value)
     try:
-        number = int(value)
+        number: int = int(value)
     except (TypeError, ValueError, OverflowError):
         number = -1
     if isinstance(value, float) and value != number:

@@ -1,15 +1,15 @@
 """Errors of the pruning side, all under the project's one root.
 
-    SecateurError
-    └── PruningError
-        ├── ConfigError              a recipe or an option that cannot be used
-        ├── DataError                a dataset or file that is missing, malformed, or does not fit the task
-        ├── CheckpointError          a model that cannot be found, read, or is not what its manifest says
-        ├── UnsupportedModelError    a model whose family has no file in `families/`
-        ├── UnreachableTargetError   a target that no mask can reach; the message says what can be
-        ├── NothingPrunedError       a run that would finish without removing anything
-        ├── ParityError              an exported graph whose outputs differ from torch
-        └── StorageError             an output that could not be written whole
+SecateurError
+└── PruningError
+    ├── ConfigError              a recipe or an option that cannot be used
+    ├── DataError                a dataset or file that is missing, malformed, or does not fit the task
+    ├── CheckpointError          a model that cannot be found, read, or is not what its manifest says
+    ├── UnsupportedModelError    a model whose family has no file in `families/`
+    ├── UnreachableTargetError   a target that no mask can reach; the message says what can be
+    ├── NothingPrunedError       a run that would finish without removing anything
+    ├── ParityError              an exported graph whose outputs differ from torch
+    └── StorageError             an output that could not be written whole
 """
 
 from service.errors import SecateurError

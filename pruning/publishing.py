@@ -52,10 +52,17 @@ def publish(current: Run, target: str, output: Path) -> Path:
 def model_card(manifests: Mapping[str, Manifest], test: Sequence[DataSource]) -> str:
     """The model card, in markdown: what it is, what it scored and how fast it is, what it has seen, how it was made, its limits."""
     environment = Environment(
-        loader=PackageLoader("pruning"), autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        loader=PackageLoader("pruning"),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     sizes = {variant: size_bytes(manifest) for variant, manifest in manifests.items()}
-    return environment.get_template("card.md.j2").render(manifests=manifests, dense=manifests["dense"], sizes=sizes, test=[source_name(s) for s in test])
+    return environment.get_template("card.md.j2").render(
+        manifests=manifests, dense=manifests["dense"], sizes=sizes, test=[source_name(s) for s in test]
+    )
 
 
 def _variants(current: Run, target: str) -> dict[str, Path]:

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -21,9 +20,10 @@ from numpy.typing import NDArray
 from onnxruntime import quantization as ort_quantization
 
 from pruning import onnx_graph
-from pruning.calibration import Inputs, Method, calibrate
+from pruning.calibration import Inputs, calibrate
 from pruning.checkpoint import INDEX_NAME
 from pruning.checkpoint import MANIFEST_NAME as CHECKPOINT_NAME
+from pruning.config import Method, Scheme
 from pruning.errors import ConfigError
 from pruning.export import golden, load_fp32, producer
 from pruning.fusion import fuse_qkv
@@ -34,7 +34,6 @@ from service.model import GRAPH_NAME
 from service.runtime.base import Array
 from service.runtime.onnx import OnnxSession
 
-Scheme = Literal["dynamic", "static", "fp16"]
 Outputs = Mapping[str, Array]
 
 GOLDEN_TOLERANCE = 0.05

@@ -19,7 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProgressCallback,
+    Trainer,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.modeling_outputs import ModelOutput
 from transformers.trainer_utils import get_last_checkpoint
 
 from pruning.config import TrainConfig
@@ -91,6 +100,8 @@ def train(
         config=config,
         teacher=teacher,
     )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_Progress())
     started = time.perf_counter()
     outcome = trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
     model.eval()
@@ -169,8 +180,20 @@ def _arguments(config: TrainConfig, task: Task, *, folder: Path, seed: int, vali
         label_names=list(task.targets),
         remove_unused_columns=False,
         report_to=[],
+        disable_tqdm=False,  # by default the bar is tied to the level of logging
         dataloader_pin_memory=False,
     )
+
+
+class _Progress(ProgressCallback):  # type: ignore[misc]  # transformers is not typed
+    """The Trainer's progress bar, with the losses beside it on stderr: stdout is for results."""
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: object
+    ) -> None:
+        shown = [f"{name} {value:.4g}" for name, value in (logs or {}).items() if name in ("loss", "eval_loss", "learning_rate", "epoch")]
+        if len(shown) > 1 and self.training_bar is not None:
+            self.training_bar.write("  ".join(shown), file=sys.stderr)
 
 
 class _Rows(Dataset[Feature]):
@@ -217,7 +240,7 @@ class LengthGroupedSampler(Sampler[int]):
 class _Trainer(Trainer):  # type: ignore[misc]  # transformers is not typed
     """The Trainer with the task's loss, distillation, and an order of rows that resumes exactly."""
 
-    def __init__(self, *, task: Task, config: TrainConfig, teacher: PreTrainedModel | None, **options: Any) -> None:
+    def __init__(self, *, task: Task, config: TrainConfig, teacher: PreTrainedModel | None, **options: object) -> None:
         super().__init__(**options)
         self.task, self.config = task, config
         self.teacher = teacher.eval().to(self.args.device) if teacher is not None and config.distillation is not None else None
@@ -240,7 +263,7 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         loss = losses.mean()
         return (loss, outputs) if return_outputs else loss
 
-    def _distilled(self, outputs: Any, rows: Batch, temperature: float) -> Tensor:
+    def _distilled(self, outputs: ModelOutput, rows: Batch, temperature: float) -> Tensor:
         assert self.teacher is not None
         with torch.no_grad():
             teacher = self.task.logits(self.teacher(**rows))

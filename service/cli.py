@@ -18,6 +18,7 @@ from service.tasks.base import Request, Response, parse_request
 from service.tasks.classify import ClassifyResponse
 from service.tasks.qa import QuestionResponse
 
+
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="secateur")
 @click.pass_context

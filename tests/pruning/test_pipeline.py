@@ -32,7 +32,9 @@ def classification(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     folder = tmp_path_factory.mktemp("classification")
     lines = [json.dumps({"text": text, "label": label}) for text, label in TEXTS]
     (folder / "texts.jsonl").write_text("\n".join(lines))
-    checkpoint.save(helpers.tiny_model("bert", "text-classification", intermediate=48, layers=2), helpers.tiny_tokenizer(), folder / "model")
+    checkpoint.save(
+        helpers.tiny_model("bert", "text-classification", intermediate=48, layers=2), helpers.tiny_tokenizer(), folder / "model"
+    )
     return _recipe(folder, task="text-classification", labels=["NO", "YES"], data="texts.jsonl")
 
 
@@ -73,7 +75,12 @@ def _recipe(folder: Path, *, task: str, labels: list[str], data: str) -> RunConf
         "max_length": 24,
         "stride": 4,
         "data": {"train": source, "validation": source, "test": [{**source[0], "name": "tiny test"}]},
-        "prune": {"targets": [{"density": 0.5}, {"macs": 0.6, "sequence_length": 16}], "calibration_examples": 16, "batch_size": 8, "search_trials": 2},
+        "prune": {
+            "targets": [{"density": 0.5}, {"macs": 0.6, "sequence_length": 16}],
+            "calibration_examples": 16,
+            "batch_size": 8,
+            "search_trials": 2,
+        },
         "evaluate": {"sequence_lengths": [8], "seconds": 0.1},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
@@ -126,7 +133,9 @@ def test_changed_data_is_noticed(classification, copied, tmp_path):
     source = Path(classification.data.validation[0].path)
     other = tmp_path / "texts.jsonl"
     other.write_text(source.read_text() + "\n" + json.dumps({"text": "bad bad", "label": 0}))
-    data = classification.data.model_copy(update={"validation": (classification.data.validation[0].model_copy(update={"path": str(other)}),)})
+    data = classification.data.model_copy(
+        update={"validation": (classification.data.validation[0].model_copy(update={"path": str(other)}),)}
+    )
     report = run(_only_target(classification.model_copy(update={"data": data}), 0), copied)
     assert report.dense.variants[0].metrics[0].examples == len(TEXTS) + 1
 
