@@ -22,7 +22,7 @@ from pruning.tasks.base import Feature, Task
 from pruning.training import LengthGroupedSampler, TrainingResult, last_whole_checkpoint, steps_of, train
 from tests.pruning.helpers import random_structure, tiny_model
 
-CONFIG = TrainConfig(epochs=2, batch_size=4, learning_rate=1e-3, precision="fp32", save_steps=3, dropout=0.1)
+CONFIG = TrainConfig(epochs=2, batch_size=4, learning_rate=1e-3, precision="fp32", save_steps=2, dropout=0.1)
 ROWS = 12
 
 
@@ -90,7 +90,7 @@ def interrupted_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return arrange
 
 
-@pytest.mark.parametrize("steps", [4, 5], ids=["in the middle of the second epoch", "later than the last checkpoint"])
+@pytest.mark.parametrize("steps", [2, 3, 5], ids=["in the first epoch", "at its end, after the last checkpoint", "in the second epoch"])
 def test_resumed_equals_uninterrupted(task: str, steps: int, tiny_tokenizer: BertTokenizerFast, tmp_path: Path, interrupted_after):
     """A training that was interrupted and run again ends with the very bits of one that was not."""
     kind = task_named(task)
@@ -121,9 +121,9 @@ def test_a_checkpoint_cut_short_is_passed_over(tiny_tokenizer: BertTokenizerFast
     kind = task_named("text-classification")
     run(trainable(kind), tiny_tokenizer, kind, tmp_path)
     (tmp_path / "checkpoint-6" / "trainer_state.json").unlink()
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
     assert not (tmp_path / "checkpoint-6").exists()
-    (tmp_path / "checkpoint-3" / "trainer_state.json").write_text('{"global_step": ', encoding="utf-8")
+    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text('{"global_step": ', encoding="utf-8")
     assert last_whole_checkpoint(tmp_path) is None
 
 
