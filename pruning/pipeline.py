@@ -39,6 +39,7 @@ from service.artifact import MANIFEST_NAME, Manifest, TrainingData, Variant, rea
 from service.model import Model
 from service.runtime.onnx import machine
 
+DENSE = "checkpoints/dense"
 GOLDEN_EXAMPLES = 3
 THRESHOLD_QUESTIONS = 1000
 VALIDATION_SHARE = 4
@@ -81,7 +82,8 @@ def train_dense(current: Run) -> StageRecord:
             attn_implementation="sdpa",
             **head,
         )
-        results = [_train_stage(current, model, number) for number in range(len(config.train))]
+        work = current.stages.work(DENSE, inputs)
+        results = [_train_stage(current, model, number, folder=work / f"stage-{number}") for number in range(len(config.train))]
         checkpoint.write(model, current.tokenizer, folder, dtype=torch.float32)
         return {"training": [asdict(result) for result in results], "rows": _rows_seen(config)}
 
@@ -94,10 +96,10 @@ def train_dense(current: Run) -> StageRecord:
         "train": [stage.model_dump() for stage in config.train],
         "data": [data_identity(config.sources_of_stage(number)) for number in range(len(config.train))],
     }
-    return current.stages.get("checkpoints/dense", inputs, make)
+    return current.stages.get(DENSE, inputs, make)
 
 
-def _train_stage(current: Run, model: PreTrainedModel, number: int) -> TrainingResult:
+def _train_stage(current: Run, model: PreTrainedModel, number: int, *, folder: Path) -> TrainingResult:
     config = current.config
     return train(
         model,
@@ -105,7 +107,7 @@ def _train_stage(current: Run, model: PreTrainedModel, number: int) -> TrainingR
         current.task,
         current.features(current.examples(config.sources_of_stage(number))),
         config.train[number],
-        folder=current.stages.folder / "train" / f"stage-{number}",
+        folder=folder,
         seed=config.seed + number,
         teacher=_teacher(current, config.train[number], own=None),
         validation=_validation_rows(current),
@@ -241,7 +243,7 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
     """Train the compact model for a little, distilling from the dense one."""
     config = current.config
     assert config.recover is not None
-    settings = config.recover
+    settings, name = config.recover, f"checkpoints/{label}/recovered"
 
     def make(folder: Path) -> Mapping[str, Any]:
         set_seed(config.seed)
@@ -252,7 +254,7 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
             current.task,
             current.features(current.examples(current.last_training)),
             settings,
-            folder=current.stages.folder / "train" / label,
+            folder=current.stages.work(name, inputs),
             seed=config.seed,
             teacher=_teacher(current, settings, own=dense.name),
             validation=_validation_rows(current),
@@ -267,7 +269,7 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
         "data": data_identity(current.last_training),
         "seed": config.seed,
     }
-    return current.stages.get(f"checkpoints/{label}/recovered", inputs, make)
+    return current.stages.get(name, inputs, make)
 
 
 def make_artifacts(current: Run, label: str, model: StageRecord, *, parent: StageRecord | None) -> tuple[StageRecord, StageRecord]:
@@ -277,8 +279,8 @@ def make_artifacts(current: Run, label: str, model: StageRecord, *, parent: Stag
 
     def export(folder: Path) -> None:
         above = None if parent is None else read_manifest(current.stages.path(parent.name))
-        spec = artifact_spec(current, current.load(model.name), variant, parent=above)
-        export_artifact(current.load(model.name), current.tokenizer, folder, spec=spec)
+        loaded = current.load(model.name)
+        export_artifact(loaded, current.tokenizer, folder, spec=artifact_spec(current, loaded, variant, parent=above))
         _set_null_threshold(current, folder)
 
     inputs = {

@@ -7,6 +7,7 @@ finds whole outputs with records, and makes the rest.
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +20,7 @@ from pruning.training import peak_memory_bytes
 logger = logging.getLogger(__name__)
 
 RECORDS = ".stages"
+WORK = ".work"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class Stages:
         """Where the output of a stage is."""
         return self.folder / name
 
+    def work(self, name: str, inputs: Mapping[str, Any]) -> Path:
+        """Where a long stage keeps what it resumes from until it is done; other inputs have another folder."""
+        return self.folder / WORK / _key(name, inputs)[:16]
+
     def get(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any] | None]) -> StageRecord:
         """The record of a stage whose output is there and was made from these inputs; it is made if need be.
 
@@ -61,7 +67,7 @@ class Stages:
             inputs: JSON-able: the settings that matter and the keys of the stages it builds on.
             make: Writes the output into the folder it is given, and may return details to keep.
         """
-        key = hashlib.sha256(json.dumps([name, inputs], sort_keys=True, default=str).encode()).hexdigest()
+        key = _key(name, inputs)
         found = self._read(name)
         if found is not None and found.key == key and self.path(name).is_dir():
             logger.info("stage=%s reused", name)
@@ -73,6 +79,7 @@ class Stages:
             details = dict(make(partial) or {})
         record = StageRecord(name, key, time.perf_counter() - started, peak_memory_bytes(), details)
         write_text_atomic(self._record_path(name), json.dumps(asdict(record), indent=1))
+        shutil.rmtree(self.work(name, inputs), ignore_errors=True)
         logger.info("stage=%s done seconds=%.1f", name, record.seconds)
         self.records[name] = record
         return record
@@ -85,3 +92,7 @@ class Stages:
             return StageRecord(**json.loads(self._record_path(name).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
+
+
+def _key(name: str, inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([name, inputs], sort_keys=True, default=str).encode()).hexdigest()

@@ -71,3 +71,12 @@ def test_a_damaged_record_does_not_count(tmp_path):
     Stages(tmp_path).get("nested/a", {}, _writes("first"))
     (tmp_path / ".stages" / "nested__a.json").write_text("{")
     assert not Stages(tmp_path).get("nested/a", {}, _writes("second")).reused
+
+
+def test_work_in_progress_goes_with_its_inputs(tmp_path):
+    """What a long stage resumes from is kept apart for other inputs, and is gone when the stage is done."""
+    stages = Stages(tmp_path)
+    assert stages.work("a", {"x": 1}) != stages.work("a", {"x": 2})
+    stages.work("a", {"x": 1}).mkdir(parents=True)
+    stages.get("a", {"x": 1}, _writes("first"))
+    assert not stages.work("a", {"x": 1}).exists()
