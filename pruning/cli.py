@@ -219,6 +219,49 @@ def evaluate(artifact: Path, as_json: bool, **options: Any) -> None:  # noqa: AN
     click.echo(json.dumps(found.as_dict(), indent=1) if as_json else found.as_text())
 
 
+@main.command("bench-graph")
+@click.argument("artifact", type=FOLDER)
+@click.option("--length", "lengths", type=int, multiple=True, default=(32, 128, 384), show_default=True, help="Tokens in the row.")
+def bench_graph(artifact: Path, lengths: tuple[int, ...]) -> None:
+    """Time the forms that the graph of a model may take: why the one that is exported is.
+
+    \b
+    Example:
+      secateur-prune bench-graph models/qa/dense --length 384
+    """
+    from pruning import checkpoint as checkpoints
+    from pruning.choices import compare_forms
+    from service.artifact import read_manifest
+
+    for row in compare_forms(checkpoints.load(artifact), read_manifest(artifact).task, sequence_lengths=lengths):
+        click.echo(str(row))
+
+
+@main.command("bench-schemes")
+@click.argument("artifact", type=FOLDER)
+@click.option("--recipe", required=True, help="Its training data calibrates, its validation data measures.")
+@SET
+@click.option("--length", type=int, default=128, show_default=True, help="Tokens at which latency is compared.")
+@click.option("--skip-worst", type=int, default=0, show_default=True, help="Static: layers with the largest error that stay in fp32.")
+def bench_schemes(artifact: Path, recipe: str, overrides: tuple[str, ...], length: int, skip_worst: int) -> None:
+    """Quantize an artifact by every 8-bit scheme and compare: why the default is the default.
+
+    \b
+    Example:
+      secateur-prune bench-schemes models/sentiment/dense --recipe sentiment --length 32
+    """
+    from pruning.choices import compare_schemes_of
+    from pruning.pipeline import calibration_inputs
+    from pruning.run import Run
+    from pruning.stages import Stages
+
+    current = Run(load_recipe(recipe, overrides), Stages(artifact.parent))
+    inputs, sources = calibration_inputs(current), current.config.data.validation
+    found = compare_schemes_of(artifact, sources=sources, calibration=inputs, sequence_length=length, skip_worst=skip_worst)
+    for name, compared in found.items():
+        click.echo(f"{name}: {compared.as_text()}")
+
+
 @main.command()
 @click.argument("folder", type=FOLDER)
 def report(folder: Path) -> None:

@@ -79,12 +79,12 @@ class ArtifactSpec:
     training_data: tuple[TrainingData, ...] = ()
 
 
-def to_onnx(model: PreTrainedModel, task_name: str) -> onnx.ModelProto:
+def to_onnx(model: PreTrainedModel, task_name: str, *, clean: bool = True) -> onnx.ModelProto:
     """Export an encoder with its head to an ONNX graph in memory, fp32 weights inside.
 
     Inputs int64 [batch, sequence]: `input_ids`, `attention_mask`, and `token_type_ids` where the family has them. Outputs fp32:
     `logits` [batch, labels], or `start_logits` and `end_logits` [batch, sequence]. Batch and sequence are dynamic; heads and widths
-    may differ from layer to layer, and blocks may be missing.
+    may differ from layer to layer, and blocks may be missing. Without `clean` the graph is as the exporter traced it.
     """
     config_class = TasksManager.get_exporter_config_constructor("onnx", model=model, task=task_name, library_name="transformers")
     config: OnnxConfig = config_class(model.config)
@@ -93,7 +93,8 @@ def to_onnx(model: PreTrainedModel, task_name: str) -> onnx.ModelProto:
         names, _ = export_pytorch(model, config, OPSET, path)
         proto = onnx.load(path)
     onnx_graph.require_inputs(proto, names)
-    onnx_graph.clean(proto)
+    if clean:
+        onnx_graph.clean(proto)
     return proto
 
 

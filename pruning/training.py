@@ -37,6 +37,7 @@ from pruning.errors import DataError
 from pruning.tasks.base import Batch, Feature, Task, collate, inputs_of
 
 MEGA_BATCH = 50
+STATE_NAME = "trainer_state.json"
 VALIDATION_ROWS = 1000
 
 
@@ -48,14 +49,14 @@ class TrainingResult:
         steps: optimizer steps in all, those of earlier, interrupted runs included.
         seconds: wall time of this run.
         peak_memory_bytes: peak resident memory of the process.
-        loss: mean training loss of the last logged stretch.
+        loss: mean training loss of the last logged stretch, or of all steps if they were too few to be logged; None if none was logged.
         validation_loss: by epoch; empty without validation rows.
     """
 
     steps: int
     seconds: float
     peak_memory_bytes: int
-    loss: float
+    loss: float | None
     validation_loss: tuple[float, ...]
 
 
@@ -103,16 +104,20 @@ def train(
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_Progress())
     started = time.perf_counter()
-    outcome = trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+    state = trainer.train_or_restore(last_whole_checkpoint(folder))
     model.eval()
-    history = trainer.state.log_history
     return TrainingResult(
-        steps=outcome.global_step,
+        steps=state.global_step,
         seconds=time.perf_counter() - started,
         peak_memory_bytes=peak_memory_bytes(),
-        loss=float(outcome.training_loss),
-        validation_loss=tuple(float(entry["eval_loss"]) for entry in history if "eval_loss" in entry),
+        loss=_last_loss(state),
+        validation_loss=tuple(float(entry["eval_loss"]) for entry in state.log_history if "eval_loss" in entry),
     )
+
+
+def _last_loss(state: TrainerState) -> float | None:
+    found = [float(entry[name]) for name in ("loss", "train_loss") for entry in state.log_history[::-1] if name in entry]
+    return found[0] if found else None
 
 
 def freeze_embeddings(model: PreTrainedModel, *, frozen: bool = True) -> None:
@@ -135,7 +140,7 @@ def last_whole_checkpoint(folder: Path) -> str | None:
 
 def _is_whole(checkpoint: Path) -> bool:
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))  # the last file that the Trainer writes
+        json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))  # the last file that the Trainer writes
     except (OSError, json.JSONDecodeError):
         return False
     return True
@@ -245,6 +250,16 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         self.task, self.config = task, config
         self.teacher = teacher.eval().to(self.args.device) if teacher is not None and config.distillation is not None else None
         self.model_accepts_loss_kwargs = False
+
+    def train_or_restore(self, resumed_from: str | None) -> TrainerState:
+        """Train to the end; from a checkpoint that is the end already, take the weights and do no further step."""
+        if resumed_from is not None:
+            state = TrainerState.load_from_json(str(Path(resumed_from) / STATE_NAME))
+            if state.global_step >= state.max_steps:
+                self._load_from_checkpoint(resumed_from)
+                return state
+        self.train(resume_from_checkpoint=resumed_from)
+        return self.state
 
     def _get_train_sampler(self, train_dataset: "_Rows | None" = None) -> Sampler[int]:
         rows: _Rows = self.train_dataset if train_dataset is None else train_dataset

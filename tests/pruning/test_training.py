@@ -106,13 +106,17 @@ def test_resumed_equals_uninterrupted(task: str, steps: int, tiny_tokenizer: Ber
     assert differing(state(again), state(whole)) == []
 
 
-def test_a_finished_training_is_not_done_again(tiny_tokenizer: BertTokenizerFast, tmp_path: Path, interrupted_after):
+@pytest.mark.parametrize(("epochs", "steps"), [(2.0, 6), (1.5, 5)], ids=["at the end of an epoch", "inside one"])
+def test_a_finished_training_is_not_done_again(
+    epochs: float, steps: int, tiny_tokenizer: BertTokenizerFast, tmp_path: Path, interrupted_after
+):
     """Run again after its end, a training takes no step and gives the same weights."""
     kind = task_named("text-classification")
     model, again = trainable(kind), trainable(kind, seed=9)
-    run(model, tiny_tokenizer, kind, tmp_path)
+    config = CONFIG.model_copy(update={"epochs": epochs})
+    run(model, tiny_tokenizer, kind, tmp_path, config)
     interrupted_after(0)
-    assert run(again, tiny_tokenizer, kind, tmp_path).steps == 6
+    assert run(again, tiny_tokenizer, kind, tmp_path, config).steps == steps
     assert differing(state(again), state(model)) == []
 
 
