@@ -1,38 +1,72 @@
-"""Importance: what the loss says about removing each head and each neuron, from one backward pass per calibration batch.
+"""Importance: what the model's predictions say about removing each head and each neuron, from one backward pass per batch.
 
 Every group gets a gate of one on its way into the block's output projection. The gate is expanded per example, so one backward pass
-gives the gradient of each example's own loss, and the empirical Fisher information follows: its diagonal scores groups, its
-within-layer block scores sets of them (Kwon et al., 2022, arXiv:2204.09656). `pruning/search.py` reads the result; no weight is
-trained or changed.
+gives the gradient of each example's own loss, and the Fisher information of the gates follows: its diagonal scores groups, its
+within-layer block scores sets of them (Kwon et al., 2022, arXiv:2204.09656). The same pass sums, per block, what goes into the output
+projection and which directions of its output matter: the two factors of a Kronecker-factored curvature (Martens & Grosse, 2015,
+arXiv:1503.05671), with which `pruning/surgeon.py` prices the removal of a group *after* the others were refitted. No weight changes.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
 
 from pruning.families import family_of
 
 Batch = Mapping[str, Tensor]
 Losses = Callable[[Any, Batch], Tensor]
 
+CURVATURE_TOKENS = 65_536  # the inputs' moments of a feed-forward cost as much as its forward pass; this many pin them down
+
+
+class Curvature(NamedTuple):
+    """Second moments over real tokens at one block's output projection.
+
+    Attributes:
+        inputs: Mean of `[x, 1]' [x, 1]` over what goes in, float32 `[columns + 1, columns + 1]`; the last column stands for the bias.
+        gradients: Mean of `g' g` over the loss's gradients by what comes out, float32 `[hidden, hidden]`.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+
 
 @dataclass(frozen=True)
 class Importance:
-    """Gradients of each example's loss with respect to the gates, one tensor per layer, on the CPU.
+    """Gradients of each example's loss with respect to the gates, and the curvature of the blocks; all on the CPU.
 
     Attributes:
         heads: Per layer, float32 `[examples, heads]`; no columns where the attention was removed.
         neurons: Per layer, float32 `[examples, neurons]`; no columns where the feed-forward was removed.
+        curvature: Per block, attention and feed-forward in turn; empty matrices where the block was removed.
     """
 
     heads: tuple[Tensor, ...]
     neurons: tuple[Tensor, ...]
+    curvature: tuple[Curvature, ...]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name, for a file; `from_tensors` reads it back."""
+        lists = {"heads": self.heads, "neurons": self.neurons}
+        lists |= {field: tuple(getattr(block, field) for block in self.curvature) for field in Curvature._fields}
+        return {f"{name}.{index}": tensor.contiguous() for name, tensors in lists.items() for index, tensor in enumerate(tensors)}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Importance":
+        """The importance whose `tensors` these are."""
+
+        def listed(name: str) -> tuple[Tensor, ...]:
+            return tuple(tensors[f"{name}.{index}"] for index in range(sum(key.startswith(f"{name}.") for key in tensors)))
+
+        pairs = zip(listed("inputs"), listed("gradients"), strict=True)
+        return cls(listed("heads"), listed("neurons"), tuple(Curvature(*pair) for pair in pairs))
 
 
 def diagonal(gradients: Tensor) -> Tensor:
@@ -45,28 +79,43 @@ def full(gradients: Tensor) -> Tensor:
     return gradients.double().T @ gradients.double() / max(len(gradients), 1)
 
 
+def output_probe(logits: Callable[[Any], Sequence[Tensor]], *, seed: int = 0) -> Losses:
+    """Losses whose gradients have, on average, the Fisher information of the model's predictions as their second moment.
+
+    For probabilities p and standard normal noise, `v = sqrt(p) * (noise - sqrt(p) * <sqrt(p), noise>)` has covariance
+    `diag(p) - p' p`, the curvature of the divergence from the model as it is; so `<logits, v>` is differentiated. It needs no labels, and
+    unlike the loss on training examples that the model knows by heart it does not vanish.
+
+    Args:
+        logits: Takes the model's outputs to its logits, over classes `[batch, classes]` or positions `[batch, sequence]`.
+        seed: Of the noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def losses(outputs: ModelOutput, batch: Batch) -> Tensor:
+        parts = logits(outputs)
+        padding = batch["attention_mask"] == 0 if len(parts) > 1 else None
+        return torch.stack([_probe(part.float(), padding, generator) for part in parts]).sum(dim=0)
+
+    return losses
+
+
 def fisher(model: PreTrainedModel, batches: Sequence[Batch], losses: Losses, *, progress: bool = False) -> Importance:
-    """Gradients of every example's loss with respect to a gate of one on every head and neuron.
+    """Gradients of every example's loss with respect to a gate of one on every head and neuron, and the blocks' curvature.
 
     Args:
         model: A fine-tuned model; its mode, weights and `requires_grad` flags are as before when this returns.
-        batches: Ready for `model(**batch)`, labels included.
+        batches: Ready for `model(**batch)`, labels included if the losses need them.
         losses: Each example's loss, float `[batch]`, from the model's outputs and the batch.
         progress: Show a progress bar on stderr.
     """
-    layers = family_of(model).layers(model)
-    blocks = [layer.attention for layer in layers], [layer.feed_forward for layer in layers]
-    linears = [block.output if block else None for block in blocks[0]] + [block.down if block else None for block in blocks[1]]
-    groups = [block.heads if block else 0 for block in blocks[0]] + [block.neurons if block else 0 for block in blocks[1]]
+    watches = _watches(model)
     device = next(model.parameters()).device
-    rows: list[list[Tensor]] = [[] for _ in linears]
     with inference(model):
         for batch in tqdm(batches, desc="importance", unit="batch", disable=not progress):
-            here = {name: tensor.to(device) for name, tensor in batch.items()}
-            for found, gradient in zip(rows, _gate_gradients(model, here, losses, linears, groups), strict=True):
-                found.append(gradient.float().cpu())
-    gradients = tuple(torch.cat(found) for found in rows)
-    return Importance(heads=gradients[: len(layers)], neurons=gradients[len(layers) :])
+            _watch_batch(model, {name: tensor.to(device) for name, tensor in batch.items()}, losses, watches)
+    gates = tuple(torch.cat(watch.gates).float().cpu() for watch in watches)
+    return Importance(heads=gates[::2], neurons=gates[1::2], curvature=tuple(watch.curvature() for watch in watches))
 
 
 @contextmanager
@@ -84,27 +133,82 @@ def inference(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def _gate_gradients(
-    model: PreTrainedModel, batch: Batch, losses: Losses, linears: Sequence[nn.Linear | None], groups: Sequence[int]
-) -> tuple[Tensor, ...]:
-    """Per linear, `[batch, groups]`: the gradient of each example's own loss."""
-    examples = len(batch["input_ids"])
-    dtype, device = next(model.parameters()).dtype, batch["input_ids"].device
-    gates = [torch.ones(examples, count, dtype=dtype, device=device, requires_grad=True) for count in groups]
+def projections(model: PreTrainedModel) -> list[tuple[nn.Linear | None, int]]:
+    """Output projection and number of groups of every block, attention and feed-forward in turn; None where it was removed."""
+    found: list[tuple[nn.Linear | None, int]] = []
+    for layer in family_of(model).layers(model):
+        found.append((layer.attention.output, layer.attention.heads) if layer.attention else (None, 0))
+        found.append((layer.feed_forward.down, layer.feed_forward.neurons) if layer.feed_forward else (None, 0))
+    return found
+
+
+class _Watch:
+    """Sums over batches at one block's output projection."""
+
+    def __init__(self, linear: nn.Linear | None, groups: int, like: Tensor) -> None:
+        self.linear, self.groups = linear, groups
+        columns, hidden = (linear.in_features + 1, linear.out_features) if linear else (0, 0)
+        self.inputs, self.gradients = like.new_zeros(columns, columns), like.new_zeros(hidden, hidden)
+        self.gates: list[Tensor] = []
+        self.inputs_seen = self.gradients_seen = 0
+
+    def hook(self, gate: Tensor, real: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        """A pre-hook that multiplies the input `[batch, sequence, columns]` by its example's gate `[batch, groups]` and sums it up."""
+
+        def multiply(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            hidden = inputs[0]
+            if self.inputs_seen < CURVATURE_TOKENS:
+                tokens = hidden.detach()[real]
+                tokens = torch.cat([tokens, tokens.new_ones(len(tokens), 1)], dim=1)
+                self.inputs += tokens.T @ tokens
+                self.inputs_seen += len(tokens)
+            columns = gate.repeat_interleave(hidden.shape[-1] // self.groups, dim=-1)
+            return (hidden * columns[:, None, :], *inputs[1:])
+
+        return multiply
+
+    def note_gradient(self, real: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        """A forward hook that sums up the output's gradient, `[batch, sequence, hidden]`, when the backward pass gets there."""
+
+        def add(gradient: Tensor) -> None:
+            tokens = gradient[real]
+            self.gradients += tokens.T @ tokens
+            self.gradients_seen += len(tokens)
+
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            output.register_hook(add)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+
+        return hook
+
+    def curvature(self) -> Curvature:
+        """Means over the tokens that each sum has seen."""
+        inputs, gradients = self.inputs / max(self.inputs_seen, 1), self.gradients / max(self.gradients_seen, 1)
+        return Curvature(inputs.float().cpu(), gradients.float().cpu())
+
+
+def _watches(model: PreTrainedModel) -> list[_Watch]:
+    like = next(model.parameters())
+    return [_Watch(linear, groups, like.detach()) for linear, groups in projections(model)]
+
+
+def _watch_batch(model: PreTrainedModel, batch: Batch, losses: Losses, watches: Sequence[_Watch]) -> None:
+    """One forward and backward pass, seen by all watches."""
+    real = batch["attention_mask"].bool()
+    gates = [watch.inputs.new_ones(len(real), watch.groups).requires_grad_() for watch in watches]
     with ExitStack() as stack, torch.enable_grad():
-        for linear, gate in zip(linears, gates, strict=True):
-            if linear is not None:
-                stack.callback(linear.register_forward_pre_hook(_multiply(gate)).remove)
+        for watch, gate in zip(watches, gates, strict=True):
+            if watch.linear is not None:
+                stack.callback(watch.linear.register_forward_pre_hook(watch.hook(gate, real)).remove)
+                stack.callback(watch.linear.register_forward_hook(watch.note_gradient(real)).remove)
         total = losses(model(**batch), batch).sum()
-    return torch.autograd.grad(total, gates, materialize_grads=True)
+    for watch, gradient in zip(watches, torch.autograd.grad(total, gates, materialize_grads=True), strict=True):
+        watch.gates.append(gradient)
 
 
-def _multiply(gate: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    """A pre-hook that multiplies a linear's input `[batch, sequence, groups * size]` by its example's gate `[batch, groups]`."""
-
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = inputs[0]
-        columns = gate.repeat_interleave(hidden.shape[-1] // gate.shape[-1], dim=-1)
-        return (hidden * columns[:, None, :], *inputs[1:])
-
-    return hook
+def _probe(logits: Tensor, padding: Tensor | None, generator: torch.Generator) -> Tensor:
+    """`<logits, v>` of `output_probe`, `[batch]`; positions that are padding have no probability."""
+    seen = logits.detach() if padding is None else logits.detach().masked_fill(padding, -torch.inf)
+    root = seen.softmax(dim=-1).sqrt()
+    noise = torch.randn(root.shape, generator=generator).to(root.device)
+    direction = root * (noise - root * (root * noise).sum(dim=-1, keepdim=True))
+    return (logits * direction).sum(dim=-1)

@@ -24,7 +24,7 @@ from pruning.errors import ConfigError
 from pruning.evaluation import best_null_threshold
 from pruning.export import ArtifactSpec, export_artifact, update_manifest
 from pruning.families import family_of
-from pruning.importance import Importance, fisher
+from pruning.importance import Importance, fisher, output_probe
 from pruning.post_training import Calibration, calibration_sample, prune
 from pruning.quantization import quantize_artifact
 from pruning.report import RunReport
@@ -150,12 +150,15 @@ def measure_importance(current: Run, dense: StageRecord, config: PruneConfig) ->
 
     def make(folder: Path) -> Mapping[str, Any]:
         model = current.load(dense.name, attn_implementation="sdpa")
-        found = fisher(model, calibration(current, config).batches, current.task.losses, progress=True)
-        save_file(_importance_tensors(found), folder / "importance.safetensors")
+        losses = output_probe(current.task.logits, seed=current.config.seed)
+        found = fisher(model, calibration(current, config).batches, losses, progress=True)
+        save_file(found.tensors(), folder / "importance.safetensors")
         return {"examples": len(found.heads[0])}
 
     inputs = {
         "dense": dense.key,
+        "losses": "output_probe",
+        "seed": current.config.seed,
         "examples": config.calibration_examples,
         "batch": config.batch_size,
         "data": data_identity(current.last_training),
@@ -177,20 +180,6 @@ def calibration(current: Run, settings: PruneConfig) -> Calibration:
     )
 
 
-def _importance_tensors(importance: Importance) -> dict[str, torch.Tensor]:
-    named = {"heads": importance.heads, "neurons": importance.neurons}
-    return {f"{kind}.{layer}": tensor.contiguous() for kind, tensors in named.items() for layer, tensor in enumerate(tensors)}
-
-
-def _load_importance(folder: Path) -> Importance:
-    tensors = load_file(folder / "importance.safetensors")
-    layers = len(tensors) // 2
-    return Importance(
-        heads=tuple(tensors[f"heads.{layer}"] for layer in range(layers)),
-        neurons=tuple(tensors[f"neurons.{layer}"] for layer in range(layers)),
-    )
-
-
 def prune_to(current: Run, target: Target, dense: StageRecord, importance: StageRecord, settings: PruneConfig) -> StageRecord:
     """The masked model of one target: removed groups are zero, survivors are refitted."""
     config = current.config
@@ -200,7 +189,7 @@ def prune_to(current: Run, target: Target, dense: StageRecord, importance: Stage
         found = prune(
             model,
             current.task,
-            _load_importance(current.stages.path(importance.name)),
+            Importance.from_tensors(load_file(current.stages.path(importance.name) / "importance.safetensors")),
             calibration(current, settings),
             target,
             settings,

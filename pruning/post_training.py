@@ -1,12 +1,15 @@
 """Pruning with no training, put together: importance -> search at a budget -> reconstruction.
 
-Kwon et al. (2022, arXiv:2204.09656), with three changes: the budget is measured milliseconds (`latency.py`), the search is refined on
-the calibration loss itself, and what is left is refitted by least squares. One importance pass serves any number of targets.
+Kwon et al. (2022, arXiv:2204.09656), with four changes: the budget is measured milliseconds (`latency.py`), groups are ranked by what
+their removal costs after the others were refitted (`surgeon.py`), the search is refined on the calibration loss of refitted models
+(`preview.py`), and what is left is refitted by least squares. One importance pass serves any number of targets. With reconstruction
+switched off, ranking and search are Kwon's own.
 """
 
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +22,11 @@ from pruning.distillation import distillation_losses
 from pruning.errors import DataError, NothingPrunedError
 from pruning.importance import Importance, inference
 from pruning.latency import Condition, Fit, costs_from_density, costs_from_macs, costs_from_table, fit_to_target
+from pruning.preview import Preview
 from pruning.reconstruction import BlockFit, reconstruct
 from pruning.search import Costs, choose, rank, rearrange, refine
 from pruning.structure import Structure, dense_structure, gated, shapes, shapes_of
+from pruning.surgeon import rank_by_surgeon
 from pruning.tasks.base import Batch, Task, batches, inputs_of
 
 logger = logging.getLogger(__name__)
@@ -120,16 +125,17 @@ def prune(
 def _finder(
     model: PreTrainedModel, task: Task, importance: Importance, calibration: Calibration, config: PruneConfig, *, seed: int
 ) -> Callable[[Costs, float], Structure]:
-    """The search at a price list and a budget: refined on calibration loss, then rearranged within layers."""
-    rankings = rank(importance)
-    loss = functools.cache(calibration_loss(model, task, calibration.search))
+    """The search at a price list and a budget, refined on calibration loss; it reckons with reconstruction where there will be one."""
+    rankings = rank_by_surgeon(model, importance) if config.reconstruct else rank(importance)
+    applied = Preview(model, importance).refitted if config.reconstruct else functools.partial(gated, model)
+    loss = functools.cache(calibration_loss(model, task, calibration.search, applied))
 
     def find(costs: Costs, budget: float) -> Structure:
         if config.search_trials:
             found = refine(rankings, costs, budget, loss, trials=config.search_trials, seed=seed, progress=True)
         else:
             found = choose(rankings, costs, budget)
-        return rearrange(importance, found)
+        return found if config.reconstruct else rearrange(importance, found)
 
     return find
 
@@ -143,8 +149,10 @@ def _fit_speedup(model: PreTrainedModel, task: Task, target: SpeedupTarget, find
     return fit_to_target(lambda budget: find(costs, budget), table, target.speedup, bench.speedup)
 
 
-def calibration_loss(model: PreTrainedModel, task: Task, search: Sequence[Batch]) -> Callable[[Structure], float]:
-    """Scores a structure: the mean divergence of the gated model's outputs from the dense model's, in nats."""
+def calibration_loss(
+    model: PreTrainedModel, task: Task, search: Sequence[Batch], applied: Callable[[Structure], AbstractContextManager[None]]
+) -> Callable[[Structure], float]:
+    """Scores a structure: the mean divergence of the outputs from the dense model's, in nats, inside `applied(structure)`."""
 
     def outputs(batch: Batch) -> tuple[torch.Tensor, ...]:
         return task.logits(model(**inputs_of(batch, task)))
@@ -153,7 +161,7 @@ def calibration_loss(model: PreTrainedModel, task: Task, search: Sequence[Batch]
         references = [outputs(batch) for batch in search]
 
     def loss(structure: Structure) -> float:
-        with inference(model), torch.no_grad(), gated(model, structure):
+        with inference(model), torch.no_grad(), applied(structure):
             found = [
                 distillation_losses(
                     outputs(batch), reference, temperature=1.0, attention_mask=batch["attention_mask"] if len(reference) > 1 else None

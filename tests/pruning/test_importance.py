@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from transformers import PreTrainedModel
 
 from pruning.families import family_of
-from pruning.importance import Batch, diagonal, fisher, full, inference
+from pruning.importance import Batch, Importance, diagonal, fisher, full, inference, output_probe, projections
 from pruning.structure import bake, dense_structure
 from tests.pruning.helpers import ModelFactory, random_batch
 
@@ -23,6 +23,11 @@ def losses(outputs: object, batch: Batch) -> Tensor:
     """Cross-entropy of the span, float `[batch]`."""
     start = torch.nn.functional.cross_entropy(outputs.start_logits, batch["start_positions"], reduction="none")
     return start + torch.nn.functional.cross_entropy(outputs.end_logits, batch["end_positions"], reduction="none")
+
+
+def losses_of_one_token(outputs: object, batch: Batch) -> Tensor:
+    """A loss that a single position can have, float `[batch]`."""
+    return outputs.start_logits[:, 0] * outputs.end_logits[:, 0]
 
 
 def loss_with_gate(model: PreTrainedModel, batch: Batch, row: int, linear: torch.nn.Linear, columns: slice, gate: float) -> float:
@@ -105,6 +110,76 @@ def test_the_model_is_left_as_it_was(tiny_model: ModelFactory) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_inputs_are_summed_over_real_tokens_alone(tiny_model: ModelFactory, family: str) -> None:
+    """The first factor of the curvature is the mean outer product of what enters the projection, padding left out, a one appended."""
+    model, batches = tiny_model(family, dtype=torch.float64), [labelled(family, seed=seed) for seed in (6, 7)]
+    linear, seen = family_of(model).layers(model)[1].feed_forward.down, []
+    handle = linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        rows = [(model(**batch), seen.pop()[batch["attention_mask"].bool()])[1] for batch in batches]
+    handle.remove()
+    tokens = torch.cat([torch.cat(rows), torch.ones(len(torch.cat(rows)), 1)], dim=1)
+
+    curvature = fisher(model, batches, losses).curvature[3]
+
+    assert_close(curvature.inputs, (tokens.T @ tokens / len(tokens)).float(), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_outputs_explain_those_of_gates(tiny_model: ModelFactory, family: str) -> None:
+    """With one real token in one example, the slope in a neuron's gate is its input times its column along the output's gradient."""
+    model = tiny_model(family, dtype=torch.float64)
+    batch = {name: tensor[:1, :1] if tensor.ndim == 2 else tensor[:1] * 0 for name, tensor in labelled(family, seed=8).items()}
+
+    importance = fisher(model, [batch], losses_of_one_token)
+
+    inputs, gradients = importance.curvature[1]
+    weight = family_of(model).layers(model)[0].feed_forward.down.weight.float()
+    along = weight.T @ gradients @ weight
+    assert_close(diagonal(importance.neurons[0]).float(), inputs.diagonal()[:-1] * along.diagonal(), rtol=1e-3, atol=1e-7)
+
+
+def test_importance_survives_a_file(tiny_model: ModelFactory) -> None:
+    """What `tensors` names, `from_tensors` puts back in its place."""
+    found = fisher(tiny_model(), [labelled("bert", seed=9)], losses)
+
+    again = Importance.from_tensors(found.tensors())
+
+    assert all(torch.equal(left, right) for left, right in zip(found.heads + found.neurons, again.heads + again.neurons, strict=True))
+    for one, two in zip(found.curvature, again.curvature, strict=True):
+        assert torch.equal(one.inputs, two.inputs)
+        assert torch.equal(one.gradients, two.gradients)
+
+
+def test_the_probe_has_the_curvature_of_the_divergence() -> None:
+    """Over many draws, the second moment of the probe's gradient by the logits is diag(p) - p' p."""
+    logits = torch.tensor([[1.0, -0.5, 0.2]]).expand(40_000, 3).clone().requires_grad_()
+    probability = logits[0].softmax(-1).detach()
+
+    probe = output_probe(lambda outputs: (outputs,))(logits, {"attention_mask": torch.ones(40_000, 5)})
+    (gradient,) = torch.autograd.grad(probe.sum(), logits)
+
+    assert_close(full(gradient).float(), torch.diag(probability) - probability.outer(probability), atol=5e-3, rtol=0)
+
+
+def test_the_probe_leaves_padding_alone() -> None:
+    """Positions that are padding get no gradient from logits over positions, the others do."""
+    logits = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0]] * 4)
+
+    (gradient,) = torch.autograd.grad(output_probe(lambda outputs: (outputs, outputs))(logits, {"attention_mask": mask}).sum(), logits)
+
+    assert (gradient[:, 4:] == 0).all()
+    assert (gradient[:, :4] != 0).all()
+
+
+def test_projections_come_in_the_order_of_the_blocks(tiny_model: ModelFactory, family: str) -> None:
+    """Attention and feed-forward take turns, and a removed block leaves a gap."""
+    model = tiny_model(family)
+    family_of(model).remove_attention(model, 1, torch.zeros(32))
+
+    assert [groups for _, groups in projections(model)] == [4, 37, 0, 37, 4, 37]
 
 
 def test_inference_turns_dropout_off(tiny_model: ModelFactory) -> None:
