@@ -124,6 +124,8 @@ def load(
         if dropout is not None:
             _set_dropout(config, dropout)
         own = (Path(source) / MANIFEST_NAME).is_file()
+        if labels is not None and (own or not new_head):
+            _check_labels(source, labels)
         model = _load_own(Path(source), config, auto_class) if own else _load_plain(source, config, auto_class, new_head=new_head)
     return model.float().eval()
 
@@ -209,6 +211,15 @@ def _check_config(folder: Path, config: PretrainedConfig, manifest: CheckpointMa
     for fact, (in_config, in_manifest) in facts.items():
         if in_config != in_manifest:
             raise CheckpointError(f"{folder}: {fact} is {in_config} in config.json and {in_manifest} in {MANIFEST_NAME}")
+
+
+def _check_labels(source: str | Path, labels: Sequence[str]) -> None:
+    """A head that is kept has as many outputs as there are labels."""
+    found = AutoConfig.from_pretrained(str(source)).num_labels
+    if found != len(labels):
+        raise CheckpointError(
+            f"{source}: its head has {found} labels, {len(labels)} were given ({', '.join(labels)}); name as many as it has"
+        )
 
 
 def _check_layers(folder: Path, dense: PreTrainedModel, layers: Sequence[LayerShape]) -> None:

@@ -96,7 +96,7 @@ def test_missing_column(refusal, recipe, data, tmp_path):
 
 def test_labels_that_do_not_match_the_head(refusal, recipe, tmp_path):
     """Three labels on a head of two."""
-    assert "3" in refusal("run", recipe(labels=["A", "B", "C"]), "-o", str(tmp_path / "run"))
+    assert "has 2 labels, 3 were given" in refusal("run", recipe(labels=["A", "B", "C"]), "-o", str(tmp_path / "run"))
 
 
 def test_label_out_of_range(refusal, recipe, data, tmp_path):
