@@ -39,6 +39,7 @@ FORMAT_VERSION: Literal[1] = 1
 MANIFEST_NAME = "checkpoint.json"
 EMBEDDINGS_NAME = "model-embeddings.safetensors"
 ENCODER_NAME = "model-encoder.safetensors"
+READABLE = 0o644
 INDEX_NAME = "model.safetensors.index.json"
 READING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
 
@@ -83,6 +84,7 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, fol
     }
     for file_name, shard in shards.items():
         save_file(shard, folder / file_name, metadata={"format": "pt"})
+        (folder / file_name).chmod(READABLE)  # safetensors leaves its files to their owner alone; a service runs as another user
     _write_json(folder / INDEX_NAME, _index(shards))
     _write_json(folder / MANIFEST_NAME, _manifest(model).model_dump())
     _config_to_save(model, dtype).save_pretrained(folder)

@@ -21,6 +21,7 @@ from pruning.export import to_onnx
 from pruning.fusion import fuse_qkv
 from pruning.quantization import quantize_artifact
 from pruning.timing import Call, Ratio, interleaved
+from service.runtime.base import Array
 from service.runtime.onnx import OnnxSession
 
 CLEANED = "cleaned"
@@ -77,7 +78,7 @@ def compare_forms(model: PreTrainedModel, task: str, *, sequence_lengths: Sequen
 def _time_forms(
     forms: Mapping[str, onnx.ModelProto],
     quantize: Callable[[onnx.ModelProto], onnx.ModelProto],
-    row: Inputs,
+    row: Mapping[str, Array],
     *,
     precision: str,
     length: int,
@@ -88,7 +89,7 @@ def _time_forms(
     return [FormSpeed(form, precision, length, timings.median_ms(form), timings.ratio(form, CLEANED)) for form in forms]
 
 
-def _call(graph: onnx.ModelProto, row: Inputs, *, shapes: bool) -> Call:
+def _call(graph: onnx.ModelProto, row: Mapping[str, Array], *, shapes: bool) -> Call:
     """One row through the graph; quantization drops inner shapes, so they are inferred again where they belong to the form."""
     served = onnx.shape_inference.infer_shapes(graph) if shapes else graph
     session = OnnxSession(served.SerializeToString(), threads=1)
