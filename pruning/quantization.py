@@ -41,7 +41,8 @@ GOLDEN_TOLERANCE = 0.05
 
 _PRECISIONS: dict[Scheme, Precision] = {"dynamic": "int8", "static": "int8-static", "fp16": "fp16"}
 _INT8_VARIANTS: dict[Variant, Variant] = {"dense": "dense-int8", "compact": "compact-int8"}
-_LEFT_BEHIND = frozenset({GRAPH_NAME, MANIFEST_NAME, CHECKPOINT_NAME, INDEX_NAME})
+_SLOW_TOKENIZER = {"vocab.txt", "vocab.json", "merges.txt"}  # tokenizer.json holds them too, and nothing is trained from an int8 artifact
+_LEFT_BEHIND = frozenset({GRAPH_NAME, MANIFEST_NAME, CHECKPOINT_NAME, INDEX_NAME} | _SLOW_TOKENIZER)
 _PREPROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}
 
 
