@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.modeling_utils import no_init_weights
 
 from pruning.compaction import select
@@ -34,6 +34,7 @@ from pruning.storage import written
 from pruning.structure import embedding_tables, shapes
 from service.artifact import LayerShape
 from service.errors import SecateurError
+from service.model import TOKENIZER_NAME
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST_NAME = "checkpoint.json"
@@ -90,6 +91,8 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, fol
     _config_to_save(model, dtype).save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+        if isinstance(tokenizer, PreTrainedTokenizerFast):
+            tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_NAME), pretty=False)  # the indentation is a third of the file
 
 
 def load(

@@ -100,20 +100,21 @@ def output_probe(logits: Callable[[Any], Sequence[Tensor]], *, seed: int = 0) ->
     return losses
 
 
-def fisher(model: PreTrainedModel, batches: Sequence[Batch], losses: Losses, *, progress: bool = False) -> Importance:
+def fisher(model: PreTrainedModel, batches: Sequence[Batch], losses: Losses, *, bf16: bool = False, progress: bool = False) -> Importance:
     """Gradients of every example's loss with respect to a gate of one on every head and neuron, and the blocks' curvature.
 
     Args:
         model: A fine-tuned model; its mode, weights and `requires_grad` flags are as before when this returns.
         batches: Ready for `model(**batch)`, labels included if the losses need them.
         losses: Each example's loss, float `[batch]`, from the model's outputs and the batch.
+        bf16: Run the model in bf16 mixed precision; sums stay in full precision.
         progress: Show a progress bar on stderr.
     """
     watches = _watches(model)
     device = next(model.parameters()).device
     with inference(model):
         for batch in tqdm(batches, desc="importance", unit="batch", disable=not progress):
-            _watch_batch(model, {name: tensor.to(device) for name, tensor in batch.items()}, losses, watches)
+            _watch_batch(model, {name: tensor.to(device) for name, tensor in batch.items()}, losses, watches, bf16=bf16)
     gates = tuple(torch.cat(watch.gates).float().cpu() for watch in watches)
     return Importance(heads=gates[::2], neurons=gates[1::2], curvature=tuple(watch.curvature() for watch in watches))
 
@@ -160,9 +161,9 @@ class _Watch:
             if self.inputs_seen < CURVATURE_TOKENS:
                 tokens = hidden.detach()[real]
                 tokens = torch.cat([tokens, tokens.new_ones(len(tokens), 1)], dim=1)
-                self.inputs += tokens.T @ tokens
                 self.inputs_seen += len(tokens)
-            columns = gate.repeat_interleave(hidden.shape[-1] // self.groups, dim=-1)
+                _add_moments(self.inputs, tokens)
+            columns = gate.to(hidden.dtype).repeat_interleave(hidden.shape[-1] // self.groups, dim=-1)
             return (hidden * columns[:, None, :], *inputs[1:])
 
         return multiply
@@ -172,8 +173,8 @@ class _Watch:
 
         def add(gradient: Tensor) -> None:
             tokens = gradient[real]
-            self.gradients += tokens.T @ tokens
             self.gradients_seen += len(tokens)
+            _add_moments(self.gradients, tokens)
 
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             output.register_hook(add)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
@@ -186,12 +187,19 @@ class _Watch:
         return Curvature(inputs.float().cpu(), gradients.float().cpu())
 
 
+def _add_moments(moments: Tensor, tokens: Tensor) -> None:
+    """Add `tokens' tokens`, in the precision of the sum."""
+    with torch.autocast(moments.device.type, enabled=False):
+        tokens = tokens.to(moments.dtype)
+        moments.addmm_(tokens.T, tokens)
+
+
 def _watches(model: PreTrainedModel) -> list[_Watch]:
     like = next(model.parameters())
     return [_Watch(linear, groups, like.detach()) for linear, groups in projections(model)]
 
 
-def _watch_batch(model: PreTrainedModel, batch: Batch, losses: Losses, watches: Sequence[_Watch]) -> None:
+def _watch_batch(model: PreTrainedModel, batch: Batch, losses: Losses, watches: Sequence[_Watch], *, bf16: bool) -> None:
     """One forward and backward pass, seen by all watches."""
     real = batch["attention_mask"].bool()
     gates = [watch.inputs.new_ones(len(real), watch.groups).requires_grad_() for watch in watches]
@@ -200,7 +208,9 @@ def _watch_batch(model: PreTrainedModel, batch: Batch, losses: Losses, watches: 
             if watch.linear is not None:
                 stack.callback(watch.linear.register_forward_pre_hook(watch.hook(gate, real)).remove)
                 stack.callback(watch.linear.register_forward_hook(watch.note_gradient(real)).remove)
-        total = losses(model(**batch), batch).sum()
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            outputs = model(**batch)
+        total = losses(outputs, batch).sum()
     for watch, gradient in zip(watches, torch.autograd.grad(total, gates, materialize_grads=True), strict=True):
         watch.gates.append(gradient)
 

@@ -34,7 +34,7 @@ from pruning.stages import StageRecord, Stages
 from pruning.storage import write_text_atomic
 from pruning.structure import density, shapes
 from pruning.tasks.base import Feature, collate, inputs_of
-from pruning.training import TrainingResult, train
+from pruning.training import TrainingResult, computes_in_bf16, train
 from service.artifact import MANIFEST_NAME, Manifest, TrainingData, Variant, read_manifest, revision
 from service.model import Model
 from service.runtime.onnx import machine
@@ -151,7 +151,7 @@ def measure_importance(current: Run, dense: StageRecord, config: PruneConfig) ->
     def make(folder: Path) -> Mapping[str, Any]:
         model = current.load(dense.name, attn_implementation="sdpa")
         losses = output_probe(current.task.logits, seed=current.config.seed)
-        found = fisher(model, calibration(current, config).batches, losses, progress=True)
+        found = fisher(model, calibration(current, config).batches, losses, bf16=computes_in_bf16(), progress=True)
         save_file(found.tensors(), folder / "importance.safetensors")
         return {"examples": len(found.heads[0])}
 

@@ -24,14 +24,16 @@ from pruning.importance import Importance, inference
 from pruning.latency import Condition, Fit, costs_from_density, costs_from_macs, costs_from_table, fit_to_target
 from pruning.preview import Preview
 from pruning.reconstruction import BlockFit, reconstruct
-from pruning.search import Costs, choose, rank, rearrange, refine
+from pruning.search import Costs, Floats, choose, rank, rearrange, refine
 from pruning.structure import Structure, dense_structure, gated, shapes, shapes_of
 from pruning.surgeon import rank_by_surgeon
 from pruning.tasks.base import Batch, Task, batches, inputs_of
+from pruning.training import computes_in_bf16
 
 logger = logging.getLogger(__name__)
 
 SEARCH_BATCHES = 4
+CORRECTION_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -118,21 +120,27 @@ def prune(
     if structure == dense_structure(model):
         raise NothingPrunedError(f"target {target.label} is met by removing nothing; ask for more")
     logger.info("target=%s layers=%s", target.label, [(s.heads, s.intermediate) for s in shapes_of(structure)])
-    blocks = reconstruct(model, structure, calibration.batches, progress=True) if config.reconstruct else ()
+    blocks = reconstruct(model, structure, calibration.batches, bf16=computes_in_bf16(), progress=True) if config.reconstruct else ()
     return Pruning(structure, fit, blocks)
 
 
 def _finder(
     model: PreTrainedModel, task: Task, importance: Importance, calibration: Calibration, config: PruneConfig, *, seed: int
 ) -> Callable[[Costs, float], Structure]:
-    """The search at a price list and a budget, refined on calibration loss; it reckons with reconstruction where there will be one."""
+    """The search at a price list and a budget, refined on calibration loss; it reckons with reconstruction where there will be one.
+
+    A search for a corrected budget goes on from where the one before ended, with fewer trials.
+    """
     rankings = rank_by_surgeon(model, importance) if config.reconstruct else rank(importance)
     applied = Preview(model, importance).refitted if config.reconstruct else functools.partial(gated, model)
     loss = functools.cache(calibration_loss(model, task, calibration.search, applied))
+    weights: Floats | None = None
 
     def find(costs: Costs, budget: float) -> Structure:
+        nonlocal weights
         if config.search_trials:
-            found = refine(rankings, costs, budget, loss, trials=config.search_trials, seed=seed, progress=True)
+            trials = config.search_trials if weights is None else config.search_trials // CORRECTION_SHARE
+            found, weights = refine(rankings, costs, budget, loss, trials=trials, start=weights, seed=seed, progress=True)
         else:
             found = choose(rankings, costs, budget)
         return found if config.reconstruct else rearrange(importance, found)
@@ -152,10 +160,14 @@ def _fit_speedup(model: PreTrainedModel, task: Task, target: SpeedupTarget, find
 def calibration_loss(
     model: PreTrainedModel, task: Task, search: Sequence[Batch], applied: Callable[[Structure], AbstractContextManager[None]]
 ) -> Callable[[Structure], float]:
-    """Scores a structure: the mean divergence of the outputs from the dense model's, in nats, inside `applied(structure)`."""
+    """Scores a structure: the mean divergence of the outputs from the dense model's, in nats, inside `applied(structure)`.
+
+    In bf16 where the machine computes in it: both sides are rounded alike, and a score only has to order structures.
+    """
 
     def outputs(batch: Batch) -> tuple[torch.Tensor, ...]:
-        return task.logits(model(**inputs_of(batch, task)))
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=computes_in_bf16()):
+            return tuple(logits.float() for logits in task.logits(model(**inputs_of(batch, task))))
 
     with inference(model), torch.no_grad():
         references = [outputs(batch) for batch in search]

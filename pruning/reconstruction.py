@@ -7,6 +7,7 @@ K-prune (Park et al., 2024, arXiv:2308.03449) and ZipLM (Kurtic et al., 2023, ar
 """
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from pruning.structure import LayerStructure, Structure, bake, dense_structure
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 HELD_OUT_EVERY = 8
+FIT_TOKENS = 131_072  # tokens that a fit is made from, drawn evenly: a feed-forward's normal equations cost as much as its forward pass
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class BlockFit:
     damping: float | None
 
 
-def reconstruct(model: PreTrainedModel, structure: Structure, batches: Sequence[Batch], *, progress: bool = False) -> tuple[BlockFit, ...]:
+def reconstruct(
+    model: PreTrainedModel, structure: Structure, batches: Sequence[Batch], *, bf16: bool = False, progress: bool = False
+) -> tuple[BlockFit, ...]:
     """Zero what `structure` removes and refit what it leaves, in place, against the model as it comes in.
 
     Args:
@@ -51,6 +55,7 @@ def reconstruct(model: PreTrainedModel, structure: Structure, batches: Sequence[
         structure: What stays.
         batches: Calibration inputs, ready for `model(**batch)`; every eighth is held out to choose the damping and to refuse a fit
             that does not generalise, so give two or more.
+        bf16: Run both models' layers in bf16 mixed precision; sums and solutions stay in full precision.
         progress: Show a progress bar on stderr.
 
     The blocks' norms come after the residual addition, as in all families of `families/`. Memory: two hidden states for each token.
@@ -63,7 +68,7 @@ def reconstruct(model: PreTrainedModel, structure: Structure, batches: Sequence[
     bake(model, structure)
     fits: list[BlockFit] = []
     with inference(model), inference(teacher), torch.no_grad():
-        streams = _Stream(model, batches), _Stream(teacher, batches)
+        streams = _Stream(model, batches, bf16=bf16), _Stream(teacher, batches, bf16=bf16)
         for index, stays in enumerate(tqdm(structure, desc="reconstruction", unit="layer", disable=not progress)):
             fits += _refit_layer(*streams, index, stays)
     return tuple(fits)
@@ -78,10 +83,11 @@ def _refit_layer(student: "_Stream", teacher: "_Stream", index: int, stays: Laye
         looks = zip(student.attention(index), teacher.attention(index), strict=True)
         fits.append(_refit(attention.name, attention.output, columns, looks))
     if feed_forward:
-        looks = zip(student.feed_forward(index), teacher.feed_forward(index), strict=True)
+        looks = zip(student.feed_forward(index), teacher.feed_forward(index, advance=True), strict=True)
         fits.append(_refit(feed_forward.name, feed_forward.down, stays.neurons, looks))
+    else:
+        teacher.advance(index)
     student.advance(index)
-    teacher.advance(index)
     return fits
 
 
@@ -138,7 +144,7 @@ class _LeastSquares:
 
 @dataclass(frozen=True)
 class _Look:
-    """What goes through one block, for the real tokens of one batch.
+    """What goes through one block, for the real tokens of one batch that are fitted to.
 
     Attributes:
         inputs: What enters the output projection, `[tokens, columns]`.
@@ -158,10 +164,11 @@ class _Reached(Exception):  # noqa: N818 - control flow, not an error: the forwa
 class _Stream:
     """One model's hidden states at the entrance of one layer, for all batches; layers are called one at a time."""
 
-    def __init__(self, model: PreTrainedModel, batches: Sequence[Batch]) -> None:
-        self.model, self.batches = model, batches
+    def __init__(self, model: PreTrainedModel, batches: Sequence[Batch], *, bf16: bool = False) -> None:
+        self.model, self.batches, self.bf16 = model, batches, bf16
         self.blocks = family_of(model).layers(model)
         self.modules = layer_modules(model)
+        self.every = math.ceil(sum(int(batch["attention_mask"].sum()) for batch in batches) / FIT_TOKENS)
         self.hidden = [self._entrance(batch)[0] for batch in batches]
 
     def attention(self, index: int) -> Iterator[_Look]:
@@ -170,19 +177,19 @@ class _Stream:
         assert block
         return (self._look(index, number, block.output, block.query) for number in range(len(self.batches)))
 
-    def feed_forward(self, index: int) -> Iterator[_Look]:
-        """What goes through the layer's feed-forward, batch by batch."""
+    def feed_forward(self, index: int, *, advance: bool = False) -> Iterator[_Look]:
+        """What goes through the layer's feed-forward, batch by batch; each batch moves on to the next layer if asked to."""
         block = self.blocks[index].feed_forward
         assert block
-        return (self._look(index, number, block.down, block.up) for number in range(len(self.batches)))
+        return (self._look(index, number, block.down, block.up, advance=advance) for number in range(len(self.batches)))
 
     def advance(self, index: int) -> None:
         """Replace the hidden states by what the layer makes of them."""
         for number in range(len(self.batches)):
             self.hidden[number] = self._call(index, number)
 
-    def _look(self, index: int, number: int, projection: nn.Linear, entrance: nn.Linear) -> _Look:
-        """Run one layer up to `projection`; in a post-norm block the residual is what enters it, at `entrance`."""
+    def _look(self, index: int, number: int, projection: nn.Linear, entrance: nn.Linear, *, advance: bool = False) -> _Look:
+        """Run one layer up to `projection`, or to its end; in a post-norm block the residual is what enters it, at `entrance`."""
         seen: dict[str, Tensor] = {}
 
         def note_residual(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -190,20 +197,24 @@ class _Stream:
 
         def note_projection(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             seen["inputs"], seen["output"] = inputs[0], output
-            raise _Reached
+            if not advance:
+                raise _Reached
 
         with ExitStack() as stack:
             stack.callback(entrance.register_forward_pre_hook(note_residual).remove)
             stack.callback(projection.register_forward_hook(note_projection).remove)
             stack.enter_context(suppress(_Reached))
-            self._call(index, number)
-        real = self.batches[number]["attention_mask"].bool().to(seen["inputs"].device)
-        return _Look(**{name: tensor[real] for name, tensor in seen.items()})
+            hidden = self._call(index, number)
+            if advance:
+                self.hidden[number] = hidden
+        real = self.batches[number]["attention_mask"].flatten().nonzero().flatten()[:: self.every].to(seen["inputs"].device)
+        return _Look(**{name: tensor.flatten(0, 1)[real].to(projection.weight.dtype) for name, tensor in seen.items()})
 
     def _call(self, index: int, number: int) -> Tensor:
         """One layer's output for one batch, `[batch, sequence, hidden]`."""
         _, others, keywords = self._entrance(self.batches[number])
-        output = self.modules[index](self.hidden[number], *others, **keywords)
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16):
+            output = self.modules[index](self.hidden[number], *others, **keywords)
         return output if isinstance(output, Tensor) else output[0]
 
     def _entrance(self, batch: Batch) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:

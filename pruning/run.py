@@ -1,8 +1,9 @@
 """What the stages of one run share: its config, its folder, its task, tokenizer and data."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,4 +64,12 @@ def model_identity(model: str) -> object:
 
 
 def _file_identity(path: Path | None) -> object:
-    return None if path is None else (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+    """By content: a copy of the same data does not make anything again."""
+    return None if path is None else (path.name, _digest(path, path.stat().st_size, path.stat().st_mtime_ns))
+
+
+@lru_cache
+def _digest(path: Path, _size: int, _mtime_ns: int) -> str:
+    """SHA-256 of a file; read again only when its size or time changed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

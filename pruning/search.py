@@ -82,6 +82,13 @@ class Rankings(NamedTuple):
     feed_forward: tuple[Ranking, ...]
 
 
+class Refined(NamedTuple):
+    """What `refine` found: the structure, and the factors on the blocks' errors, `[2 * layers]`, by which the knapsack chooses it."""
+
+    structure: Structure
+    weights: Floats
+
+
 def search(importance: Importance, costs: Costs, budget: float) -> Structure:
     """The mask of least Fisher error within the budget: knapsack over the diagonal, then swaps within each layer.
 
@@ -173,9 +180,10 @@ def refine(
     evaluate: Callable[[Structure], float],
     *,
     trials: int = 50,
+    start: Floats | None = None,
     seed: int = 0,
     progress: bool = False,
-) -> Structure:
+) -> Refined:
     """Search around the knapsack's answer for the mask with the least *measured* loss.
 
     Each trial multiplies some blocks' errors by random factors, solves the knapsack anew and evaluates the mask; the factors of the
@@ -187,12 +195,13 @@ def refine(
         budget: As for `choose`.
         evaluate: Calibration loss of a mask; called at most `trials + 1` times, never twice for one mask.
         trials: How many re-weightings to try; with 0 the knapsack's answer stands.
+        start: Factors to begin with, such as those found for a budget near this one; 1 if left out.
         seed: Of the random factors; the result is a function of the arguments.
         progress: Show a progress bar on stderr.
     """
     random = np.random.default_rng(seed)
-    weights = np.ones(2 * len(rankings.attention))
-    best = choose(rankings, costs, budget)
+    weights = np.ones(2 * len(rankings.attention)) if start is None else start
+    best = choose(rankings, costs, budget, weights)
     losses = {best: evaluate(best)}
     bar = tqdm(range(trials), desc="search", unit="trial", disable=not progress)
     for trial in bar:
@@ -203,7 +212,7 @@ def refine(
         if losses[structure] < losses[best]:
             best, weights = structure, candidate
             bar.set_postfix(loss=f"{losses[best]:.4g}")
-    return best
+    return Refined(best, weights)
 
 
 def _factors(random: np.random.Generator, blocks: int, progress: float) -> Floats:

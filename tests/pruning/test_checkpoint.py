@@ -329,7 +329,7 @@ def _edit_weights_plain(path: Path, name: str) -> None:
 def test_tokenizer_comes_back(tmp_path: Path, tiny_tokenizer: BertTokenizerFast):
     """The tokenizer that was saved with a model splits a text in the same way."""
     save(tiny_model(), tiny_tokenizer, tmp_path / "saved")
-    assert (tmp_path / "saved" / "tokenizer.json").is_file()
+    assert "\n" not in (tmp_path / "saved" / "tokenizer.json").read_text().strip(), "without the indentation, which is a third of the file"
     text = "The good, the bad? c3"
     assert load_tokenizer(tmp_path / "saved")(text)["input_ids"] == tiny_tokenizer(text)["input_ids"]
 

@@ -192,7 +192,7 @@ def test_refining_finds_what_the_measured_loss_prefers() -> None:
         return -float(len(structure[0].heads) + len(structure[0].neurons))
 
     plain = choose(rank(importance), costs, budget)
-    refined = refine(rank(importance), costs, budget, evaluate, trials=40)
+    refined = refine(rank(importance), costs, budget, evaluate, trials=40).structure
 
     assert evaluate(refined) < evaluate(plain)
     assert costs.total(shapes_of(refined)) <= budget
@@ -207,7 +207,7 @@ def test_refining_is_deterministic_and_bounded() -> None:
         seen.append(structure)
         return float(hash(structure) % 1000)
 
-    results = [refine(rank(importance), costs, 0.5 * costs.dense, evaluate, trials=15, seed=7) for _ in range(2)]
+    results = [refine(rank(importance), costs, 0.5 * costs.dense, evaluate, trials=15, seed=7).structure for _ in range(2)]
 
     assert results[0] == results[1]
     assert len(seen) == 2 * len(set(seen))
@@ -219,4 +219,21 @@ def test_refining_with_no_trials_is_the_knapsack() -> None:
     importance, costs = importance_of(6), costs_of()
     budget = 0.5 * costs.dense
 
-    assert refine(rank(importance), costs, budget, lambda structure: 0.0, trials=0) == choose(rank(importance), costs, budget)
+    assert refine(rank(importance), costs, budget, lambda structure: 0.0, trials=0).structure == choose(rank(importance), costs, budget)
+
+
+def test_refining_goes_on_from_weights_that_were_found() -> None:
+    """The weights that refining returns choose its structure; with them and no trials it is found again, at a nearby budget kept too."""
+    importance, costs = importance_of(4), costs_of()
+    budget = 0.5 * costs.dense
+
+    def evaluate(structure: Structure) -> float:
+        return -float(len(structure[0].heads) + len(structure[0].neurons))
+
+    found = refine(rank(importance), costs, budget, evaluate, trials=40)
+    again = refine(rank(importance), costs, budget, evaluate, trials=0, start=found.weights)
+    near = refine(rank(importance), costs, 0.45 * costs.dense, evaluate, trials=0, start=found.weights).structure
+
+    assert again.structure == found.structure
+    assert costs.total(shapes_of(near)) <= 0.45 * costs.dense
+    assert evaluate(near) < evaluate(choose(rank(importance), costs, 0.45 * costs.dense))
