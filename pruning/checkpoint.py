@@ -102,6 +102,7 @@ def load(
     new_head: bool = False,
     labels: Sequence[str] | None = None,
     dropout: float | None = None,
+    attention_dropout: float | None = None,
     attn_implementation: str | None = None,
     **config_overrides: object,
 ) -> PreTrainedModel:
@@ -112,7 +113,8 @@ def load(
         auto_class: `AutoModelFor…` of the task; the class that the checkpoint names if None.
         new_head: Allow weights outside the encoder to be missing; they start at random. Only for a source that `save` did not write.
         labels: Names of the classes, by index; those of the checkpoint if None.
-        dropout: Rate for every dropout of the model; those of the checkpoint if None.
+        dropout: Rate for dropout of hidden states and of the head's input; those of the checkpoint if None.
+        attention_dropout: Rate for dropout of attention probabilities; that of the checkpoint if None.
         attn_implementation: "eager" or "sdpa"; transformers chooses if None.
         config_overrides: Other fields of the config.
 
@@ -126,8 +128,7 @@ def load(
         overrides |= {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
     with _readable(source):
         config = _config(source, overrides)
-        if dropout is not None:
-            _set_dropout(config, dropout)
+        _set_dropout(config, dropout, attention_dropout)
         own = (Path(source) / MANIFEST_NAME).is_file()
         if labels is not None and (own or not new_head):
             _check_labels(source, labels)
@@ -236,10 +237,11 @@ def _check_layers(folder: Path, dense: PreTrainedModel, layers: Sequence[LayerSh
             )
 
 
-def _set_dropout(config: PretrainedConfig, rate: float) -> None:
+def _set_dropout(config: PretrainedConfig, hidden: float | None, attention: float | None) -> None:
     for field in config.to_dict():
         if field.endswith(("dropout", "dropout_prob")):
-            setattr(config, field, rate)
+            rate = attention if field.startswith("attention") else hidden
+            setattr(config, field, getattr(config, field) if rate is None else rate)
 
 
 def _architecture(source: str | Path, name: str) -> Any:  # noqa: ANN401

@@ -36,6 +36,9 @@ class DataSource(_Part):
     text_pair: str | None = Field(None, description="Column of the second text, for pairs.")
     label: str = Field("label", description="Column of the label: an index, or one of `labels`.")
     limit: int | None = Field(None, gt=0, description="Use this many examples, drawn with the run's seed.")
+    distractors: int = Field(
+        0, ge=0, description="Question answering: other contexts of the source put around each one, in random order; for short contexts."
+    )
     wrong_paragraphs: float = Field(
         0.0,
         ge=0,
@@ -76,7 +79,8 @@ class TrainConfig(_Part):
     warmup: float = Field(0.06, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field("linear", description="Learning-rate schedule.")
     weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout of hidden states and attention; 0 is 3-4 times faster on CPU.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout of hidden states and of the head's input.")
+    attention_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout of attention probabilities; 0 is much faster on CPU.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing of the task's loss.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     freeze_embeddings: bool = Field(True, description="Leave the embedding tables as they are, so that models can share their file.")

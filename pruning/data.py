@@ -59,7 +59,7 @@ def load_examples(sources: Iterable[DataSource], task: str, *, labels: Sequence[
         sources: read one after the other.
         task: `question-answering` or `text-classification`.
         labels: classification: label names by index; labels in the data are checked against them.
-        seed: of `limit` and `wrong_paragraphs`.
+        seed: of `limit`, `distractors` and `wrong_paragraphs`.
 
     Raises:
         DataError: a source cannot be read or does not fit the task.
@@ -76,6 +76,8 @@ def load_source(source: DataSource, task: str, *, labels: Sequence[str] = (), se
         raise DataError(f"{where}: no examples in it")
     if source.limit is not None and source.limit < len(examples):
         examples = random.Random(seed).sample(examples, source.limit)
+    if source.distractors and task == "question-answering":
+        examples = with_distractors([e for e in examples if isinstance(e, QuestionExample)], source.distractors, seed=seed)
     if source.wrong_paragraphs and task == "question-answering":
         examples = with_wrong_paragraphs([e for e in examples if isinstance(e, QuestionExample)], source.wrong_paragraphs, seed=seed)
     return examples
@@ -88,6 +90,25 @@ def source_name(source: DataSource) -> str:
     if source.hub:
         return f"{source.hub}/{source.config}" if source.config else source.hub
     return Path(source.path or "").stem
+
+
+def with_distractors(examples: Sequence[QuestionExample], count: int, *, seed: int) -> list[Example]:
+    """Put `count` other contexts of the list around each one, in random order, so that the answer has to be found among them.
+
+    A context that holds any of the gold answers is not taken; answers keep their place in their own context.
+    """
+    rng = random.Random(seed)
+    contexts = sorted({e.context for e in examples})
+    return [_among_others(example, contexts, count, rng) for example in examples]
+
+
+def _among_others(example: QuestionExample, contexts: Sequence[str], count: int, rng: random.Random) -> QuestionExample:
+    drawn = [context for context in (_unrelated(example, contexts, rng) for _ in range(count)) if context is not None]
+    place = rng.randint(0, len(drawn))
+    before = "".join(f"{context} " for context in drawn[:place])
+    after = "".join(f" {context}" for context in drawn[place:])
+    answers = tuple(replace(answer, start=answer.start + len(before)) for answer in example.answers)
+    return replace(example, context=before + example.context + after, answers=answers)
 
 
 def with_wrong_paragraphs(examples: Sequence[QuestionExample], share: float, *, seed: int) -> list[Example]:

@@ -72,15 +72,13 @@ def train_dense(current: Run) -> StageRecord:
 
     def make(folder: Path) -> Mapping[str, Any]:
         set_seed(config.seed)
-        head = {"labels": config.labels} if config.labels else {}
-        dropout = config.train[0].dropout if config.train else None
+        options = ({"labels": config.labels} if config.labels else {}) | (_dropout(config.train[0]) if config.train else {})
         model = checkpoint.load(
             config.model,
             auto_class=current.task.auto_class,
             new_head=bool(config.train),
-            dropout=dropout,
             attn_implementation="sdpa",
-            **head,
+            **options,
         )
         work = current.stages.work(DENSE, inputs)
         results = [_train_stage(current, model, number, folder=work / f"stage-{number}") for number in range(len(config.train))]
@@ -97,6 +95,11 @@ def train_dense(current: Run) -> StageRecord:
         "data": [data_identity(config.sources_of_stage(number)) for number in range(len(config.train))],
     }
     return current.stages.get(DENSE, inputs, make)
+
+
+def _dropout(config: TrainConfig) -> dict[str, Any]:
+    """What `checkpoint.load` takes; all stages of a training have the first one's."""
+    return {"dropout": config.dropout, "attention_dropout": config.attention_dropout}
 
 
 def _train_stage(current: Run, model: PreTrainedModel, number: int, *, folder: Path) -> TrainingResult:
@@ -236,7 +239,7 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
 
     def make(folder: Path) -> Mapping[str, Any]:
         set_seed(config.seed)
-        model = current.load(small.name, dropout=settings.dropout, attn_implementation="sdpa")
+        model = current.load(small.name, attn_implementation="sdpa", **_dropout(settings))
         result = train(
             model,
             current.tokenizer,

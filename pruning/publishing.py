@@ -7,13 +7,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from pruning.config import DataSource
 from pruning.data import source_name
 from pruning.errors import ConfigError
 from pruning.evaluation import Evaluation
 from pruning.export import update_manifest
+from pruning.report import templates
 from pruning.results import evaluate_source, size_bytes
 from pruning.run import Run
 from pruning.storage import write_text_atomic, written
@@ -51,17 +50,11 @@ def publish(current: Run, target: str, output: Path) -> Path:
 
 def model_card(manifests: Mapping[str, Manifest], test: Sequence[DataSource]) -> str:
     """The model card, in markdown: what it is, what it scored and how fast it is, what it has seen, how it was made, its limits."""
-    environment = Environment(
-        loader=PackageLoader("pruning"),
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     sizes = {variant: size_bytes(manifest) for variant, manifest in manifests.items()}
-    return environment.get_template("card.md.j2").render(
-        manifests=manifests, dense=manifests["dense"], sizes=sizes, test=[source_name(s) for s in test]
+    return (
+        templates(autoescape=False)
+        .get_template("card.md.j2")
+        .render(manifests=manifests, dense=manifests["dense"], sizes=sizes, test=[source_name(s) for s in test])
     )
 
 

@@ -462,15 +462,20 @@ def _code_block(text: str) -> Markup:
     return Markup("\n".join(f"    {line}" for line in text.splitlines()))
 
 
-def _render(template: str, report: RunReport, **pictures: list[Picture]) -> str:
-    environment = Environment(
+def templates(*, autoescape: bool) -> Environment:
+    """The templates of this package; a name that a template does not get is an error."""
+    return Environment(
         loader=PackageLoader("pruning"),
-        autoescape=True,
+        autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def _render(template: str, report: RunReport, **pictures: list[Picture]) -> str:
+    environment = templates(autoescape=True)
     filters: dict[str, Callable[..., str]] = {
         "metric_name": metric_name,
         "capital": _capital,

@@ -1,4 +1,4 @@
-"""Latency of artifacts as they are served: every artifact of a run in one interleaved loop, through the runtime's own sessions.
+"""Latency of artifacts as they are served, through the runtime's own sessions; what is compared is timed in one interleaved loop.
 
 Two kinds of speed-up come of it. *Structural* is over the dense artifact in the same precision, one caller; *total* is over the dense
 fp32 artifact, with as many concurrent callers as asked, one thread each.
@@ -27,7 +27,7 @@ def measure_latency(
             is the artifact named `dense` or `dense-int8`, whichever has the same precision; without it they are left out.
         sequence_lengths: Tokens in the row, none of them padding.
         callers: Concurrent callers for the total speed-up.
-        seconds: Of each interleaved loop.
+        seconds: Of each interleaved loop: one for each length with all artifacts, one for each length and precision.
         progress: Show progress bars on stderr.
     """
     manifests = {name: read_manifest(folder) for name, folder in artifacts.items()}
@@ -35,13 +35,26 @@ def measure_latency(
     found: dict[str, list[Latency]] = {name: [] for name in artifacts}
     for length in sequence_lengths:
         calls = {name: same_row(session, manifests[name].golden, length) for name, session in sessions.items()}
-        alone = interleaved(calls, seconds=seconds, callers=1, description=f"{length} tokens" if progress else None)
+        alone = _by_precision(calls, manifests, seconds=seconds, description=f"{length} tokens" if progress else None)
         together = interleaved(
             calls, seconds=seconds, callers=callers, description=f"{length} tokens, {callers} callers" if progress else None
         )
         for name in artifacts:
-            found[name] += _latencies(name, manifests, alone, together, length=length, callers=callers)
+            found[name] += _latencies(name, manifests, alone[name], together, length=length, callers=callers)
     return {name: tuple(latencies) for name, latencies in found.items()}
+
+
+def _by_precision(
+    calls: Mapping[str, Callable[[], object]], manifests: Mapping[str, Manifest], *, seconds: float, description: str | None
+) -> dict[str, Timings]:
+    """One caller; only what a structural speed-up compares is interleaved, as fp32 weights would push 8-bit ones out of the caches."""
+    found: dict[str, Timings] = {}
+    for precision in sorted({manifest.precision for manifest in manifests.values()}):
+        names = [name for name in calls if manifests[name].precision == precision]
+        label = description and f"{description}, {precision}"
+        timings = interleaved({name: calls[name] for name in names}, seconds=seconds, callers=1, description=label)
+        found |= dict.fromkeys(names, timings)
+    return found
 
 
 def _latencies(

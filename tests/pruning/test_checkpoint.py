@@ -123,10 +123,20 @@ def test_dropout_and_attention_can_be_chosen(tmp_path: Path, family: str, task: 
     save(tiny_model(family, task), None, tmp_path / "saved")
     batch = random_batch(family)
     for attention in ("eager", "sdpa"):
-        model = load(tmp_path / "saved", dropout=0.0, attn_implementation=attention)
+        model = load(tmp_path / "saved", dropout=0.0, attention_dropout=0.0, attn_implementation=attention)
         assert model.config._attn_implementation == attention
         expected = outputs_of(model, batch)
         torch.testing.assert_close(outputs_of(model.train(), batch), expected)
+
+
+def test_dropout_of_attention_is_a_choice_of_its_own(tmp_path: Path, family: str, task: str):
+    """Attention's rate and the hidden states' are set apart; what is left out stays as the checkpoint has it."""
+    save(tiny_model(family, task), None, tmp_path / "saved")
+    before = load(tmp_path / "saved").config.to_dict()
+    after = load(tmp_path / "saved", dropout=0.25).config.to_dict()
+    rates = {field: rate for field, rate in after.items() if field.endswith(("dropout", "dropout_prob"))}
+    assert {rate for field, rate in rates.items() if not field.startswith("attention")} == {0.25}
+    assert all(rate == before[field] for field, rate in rates.items() if field.startswith("attention"))
 
 
 def test_config_field_that_does_not_exist_is_refused(saved: Path):

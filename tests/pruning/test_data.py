@@ -16,6 +16,7 @@ from pruning.data import (
     load_examples,
     load_source,
     source_name,
+    with_distractors,
     with_wrong_paragraphs,
 )
 from pruning.errors import DataError
@@ -225,6 +226,17 @@ def answerable() -> list[QuestionExample]:
         for i in range(20)
         for j in range(3)
     ]
+
+
+def test_distractors_surround_the_context_and_answers_move_with_it(answerable: list[QuestionExample]):
+    """Each context stands whole among others that hold no gold answer, and each answer is where it says."""
+    for before, after in zip(answerable, with_distractors(answerable, 2, seed=3), strict=True):
+        assert isinstance(after, QuestionExample)
+        assert len(after.context) > len(before.context)
+        others = after.context.replace(before.context, "").lower()
+        assert not any(answer.text.lower() in others for answer in before.answers)
+        assert [after.context[a.start : a.start + len(a.text)] for a in after.answers] == [a.text for a in before.answers]
+    assert with_distractors(answerable, 2, seed=3) == with_distractors(answerable, 2, seed=3)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25])
