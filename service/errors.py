@@ -5,6 +5,10 @@
     │   ├── SchemaError        its manifest is of a schema that this version cannot read
     │   └── GoldenError        its outputs on this machine differ from the recorded ones
     ├── RequestError           a request that cannot be answered as it stands
+    ├── OverloadedError        too much is waiting already
+    ├── DeadlineError          the time that the client gave is over
+    ├── GoneError              the client left
+    ├── StoppedError           no more work is taken in
     └── SettingsError          a setting that cannot be used
 
 Each message is one line: what was wrong, what was expected, what to do. Nothing here knows HTTP.
@@ -29,6 +33,22 @@ class GoldenError(ArtifactError):
 
 class RequestError(SecateurError):
     """A request is well-formed but cannot be answered: empty text, or a question longer than the window."""
+
+
+class OverloadedError(SecateurError):
+    """A request is refused because too much is waiting; trying again later may help."""
+
+
+class DeadlineError(SecateurError):
+    """A request's time was over before its work was done."""
+
+
+class GoneError(SecateurError):
+    """A request was dropped because nobody waits for its answer any more."""
+
+
+class StoppedError(SecateurError):
+    """No more work is taken in: the service is shutting down."""
 
 
 class SettingsError(SecateurError):

@@ -1,0 +1,321 @@
+"""The scheduler: which request is let in, what runs next, and what is dropped before it costs anything.
+
+A request is let in by its characters, prepared (tokenised) by a runner, let in once more by its exact rows and tokens, run row by row,
+and turned into a response by the runner that finishes its last row. Runners are plain threads that call `step`: whatever is oldest is
+done next, so nothing starves, and there is no timer, no sleep and no polling between a request and its answer. Rows of a dynamically
+quantized model run one per call, as its answers depend on batch neighbours; other rows are joined with neighbours of like length up to a
+budget of padded tokens.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from service.errors import DeadlineError, GoneError, OverloadedError, StoppedError
+from service.tasks.base import Outputs, Request, Response
+from service.tokenization import Row
+
+LIKE_LENGTH = 0.25
+
+
+class Engine(Protocol):
+    """What the scheduler asks of a loaded model; `service.model.Model` is one.
+
+    Attributes:
+        batches: whether several rows may share a call without changing each other's outputs.
+    """
+
+    batches: bool
+
+    def rows(self, request: Request) -> list[Row]:
+        """The rows of tokens that a request takes."""
+        ...
+
+    def run_batch(self, rows: Sequence[Row]) -> list[Outputs]:
+        """Outputs of the graph for rows that share one call, [1, …] each."""
+        ...
+
+    def respond(self, request: Request, rows: Sequence[Row], outputs: Sequence[Outputs]) -> Response:
+        """The response, from the outputs of all rows of the request."""
+        ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may wait at once. Beyond it a request is refused when it arrives, not when it has waited.
+
+    Attributes:
+        requests: requests that are waiting or running.
+        characters: characters of all those requests.
+        rows: rows that are waiting.
+        tokens: tokens of those rows.
+        batch_tokens: most padded tokens in one call, where rows may share one.
+    """
+
+    requests: int = 512
+    characters: int = 8_000_000
+    rows: int = 2048
+    tokens: int = 400_000
+    batch_tokens: int = 256
+
+
+@dataclass(eq=False)
+class Job:
+    """One request on its way. What is below `done` is the scheduler's.
+
+    Attributes:
+        engine: the model that answers.
+        request: what is asked.
+        characters: of its texts.
+        deadline: on the scheduler's clock; work that is not started by then is dropped.
+        done: called once, by a runner or by the caller of `submit` or `cancel`, when `response` or `error` is set.
+        response: the answer.
+        error: why there is none.
+        tokens: of all its rows, once it was prepared.
+        queue_seconds, tokenize_seconds, inference_seconds: time spent; inference of rows that shared a call counts for each of them.
+    """
+
+    engine: Engine
+    request: Request
+    characters: int
+    deadline: float
+    done: Callable[["Job"], None]
+    response: Response | None = None
+    error: BaseException | None = None
+    tokens: int = 0
+    queue_seconds: float = 0.0
+    tokenize_seconds: float = 0.0
+    inference_seconds: float = 0.0
+    number: int = -1
+    finished: bool = False
+    waiting_since: float = 0.0
+    rows: list[Row] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    missing: int = 0
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One row of one job."""
+
+    job: Job
+    index: int
+
+    @property
+    def row(self) -> Row:
+        return self.job.rows[self.index]
+
+
+Work = Job | list[_Place]
+
+
+class Scheduler:
+    """Jobs of all models, in the order in which they came. Everything here is safe to call from any thread."""
+
+    def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start empty.
+
+        Args:
+            limits: what may wait.
+            clock: seconds; the tests have one of their own.
+        """
+        self.limits = limits
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._arrived: deque[Job] = deque()
+        self._ready: dict[Engine, deque[_Place]] = {}
+        self._jobs: set[Job] = set()
+        self._characters = self._rows = self._tokens = self._count = 0
+        self._open = True
+
+    @property
+    def depth(self) -> tuple[int, int, int]:
+        """Requests let in and not finished, rows waiting, tokens of those rows."""
+        with self._changed:
+            return len(self._jobs), self._rows, self._tokens
+
+    def submit(self, job: Job) -> None:
+        """Let a job in, or refuse it: `OverloadedError`, `StoppedError`."""
+        with self._changed:
+            if not self._open:
+                raise StoppedError("the server is shutting down; send the request to another one")
+            if len(self._jobs) >= self.limits.requests:
+                raise OverloadedError(f"{len(self._jobs)} requests are waiting, at most {self.limits.requests} may; try again in a second")
+            if self._characters + job.characters > self.limits.characters:
+                raise OverloadedError(
+                    f"{self._characters} characters are waiting, at most {self.limits.characters} may; try again in a second"
+                )
+            job.number, self._count = self._count, self._count + 1
+            job.waiting_since = self._clock()
+            self._jobs.add(job)
+            self._characters += job.characters
+            self._arrived.append(job)
+            self._changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """The client left: what is not yet running of its job never will."""
+        self._finish(job, error=GoneError("the client left"))
+
+    def take(self, *, wait: bool = False) -> Work | None:
+        """The oldest piece of work: a job to prepare, or rows to run. None if there is none and, with `wait`, never will be."""
+        with self._changed:
+            work = self._next()
+            while work is None and wait and (self._open or self._jobs):
+                self._changed.wait()
+                work = self._next()
+            return work
+
+    def do(self, work: Work) -> None:
+        """Do a piece of work. Whatever goes wrong in it is the owner's error, and nobody else's."""
+        if isinstance(work, Job):
+            self._prepare(work)
+        else:
+            self._run(work)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests are let in."""
+        return self._open
+
+    def close(self) -> None:
+        """Let nothing more in; runners end when what was let in is done."""
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+
+    def _next(self) -> Work | None:
+        """Take the oldest piece of work off the queues; drop what has expired or was finished otherwise."""
+        while True:
+            engine = min(self._ready, key=lambda each: self._ready[each][0].job.number, default=None)
+            if self._arrived and (engine is None or self._comes_first(self._arrived[0], engine)):
+                job = self._arrived.popleft()
+                if self._alive(job):
+                    return job
+            elif engine is not None:
+                batch = self._take(engine)
+                if batch:
+                    return batch
+            else:
+                return None
+
+    def _comes_first(self, job: Job, engine: Engine) -> bool:
+        """Whether to prepare this job before rows of `engine` run: it is older, or its rows may fill up a call that has room."""
+        older = job.number < self._ready[engine][0].job.number
+        return older or (job.engine is engine and engine.batches and self._tokens < self.limits.batch_tokens)
+
+    def _take(self, engine: Engine) -> list[_Place]:
+        """The oldest row of an engine, with neighbours of like length where rows may share a call."""
+        queue = self._ready[engine]
+        oldest = self._leave(queue.popleft())
+        batch = [oldest] if self._alive(oldest.job) else []
+        if batch and engine.batches:
+            batch += self._neighbours(queue, len(oldest.row))
+        if not queue:
+            del self._ready[engine]
+        return batch
+
+    def _neighbours(self, queue: deque[_Place], length: int) -> list[_Place]:
+        chosen: list[_Place] = []
+        longest = length
+        for place in tuple(queue):
+            size = len(place.row)
+            padded = max(longest, size) * (len(chosen) + 2)
+            if abs(size - length) <= LIKE_LENGTH * length and padded <= self.limits.batch_tokens and self._alive(place.job):
+                queue.remove(place)
+                chosen.append(self._leave(place))
+                longest = max(longest, size)
+        return chosen
+
+    def _leave(self, place: _Place) -> _Place:
+        self._rows -= 1
+        self._tokens -= len(place.row)
+        return place
+
+    def _alive(self, job: Job) -> bool:
+        """Whether the job still wants an answer; one that is too late gets its error here."""
+        if not job.finished and job.deadline <= self._clock():
+            self._finish(job, error=DeadlineError("the deadline passed before the work was started; allow more time or send less"))
+        return not job.finished
+
+    def _prepare(self, job: Job) -> None:
+        started = self._clock()
+        job.queue_seconds += started - job.waiting_since
+        try:
+            rows = job.engine.rows(job.request)
+        except Exception as error:
+            self._finish(job, error=error)
+            return
+        job.tokenize_seconds = self._clock() - started
+        tokens = sum(map(len, rows))
+        with self._changed:
+            if job.finished:
+                return
+            if self._rows + len(rows) > self.limits.rows or self._tokens + tokens > self.limits.tokens:
+                refusal = OverloadedError(f"{self._rows} rows of {self._tokens} tokens are waiting; try again in a second, or send less")
+            else:
+                refusal = None
+                job.rows, job.tokens, job.missing, job.outputs = rows, tokens, len(rows), [None] * len(rows)
+                job.waiting_since = self._clock()
+                self._insert(job)
+                self._changed.notify(len(rows) - 1)
+        if refusal:
+            self._finish(job, error=refusal)
+
+    def _insert(self, job: Job) -> None:
+        """Queue a job's rows behind those of older jobs; runners may have prepared jobs out of order."""
+        queue = self._ready.setdefault(job.engine, deque())
+        younger: list[_Place] = []
+        while queue and queue[-1].job.number > job.number:
+            younger.append(queue.pop())
+        queue.extend(_Place(job, index) for index in range(len(job.rows)))
+        queue.extend(reversed(younger))
+        self._rows += len(job.rows)
+        self._tokens += job.tokens
+
+    def _run(self, batch: list[_Place]) -> None:
+        started = self._clock()
+        try:
+            outputs = batch[0].job.engine.run_batch([place.row for place in batch])
+        except Exception as error:
+            if len(batch) == 1:
+                self._finish(batch[0].job, error=error)
+            else:
+                for place in batch:
+                    self._run([place])
+            return
+        seconds = self._clock() - started
+        for place, output in zip(batch, outputs, strict=True):
+            self._deliver(place, output, started, seconds)
+
+    def _deliver(self, place: _Place, output: Outputs, started: float, seconds: float) -> None:
+        """Note a row's outputs; whoever brings the last one makes the response."""
+        job = place.job
+        with self._changed:
+            job.outputs[place.index] = output
+            job.missing -= 1
+            job.inference_seconds += seconds
+            if place.index == 0:
+                job.queue_seconds += started - job.waiting_since
+            last = job.missing == 0 and not job.finished
+        if last:
+            try:
+                response = job.engine.respond(job.request, job.rows, job.outputs)
+            except Exception as error:
+                self._finish(job, error=error)
+            else:
+                self._finish(job, response=response)
+
+    def _finish(self, job: Job, *, response: Response | None = None, error: BaseException | None = None) -> None:
+        """Set the outcome once, and say so."""
+        with self._changed:
+            if job.finished:
+                return
+            job.finished, job.response, job.error = True, response, error
+            self._jobs.discard(job)
+            self._characters -= job.characters
+            if not self._open:
+                self._changed.notify_all()
+        job.done(job)
