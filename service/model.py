@@ -17,7 +17,7 @@ from service.runtime.graph import check_graph
 from service.runtime.onnx import OnnxSession
 from service.tasks import task_named
 from service.tasks.base import Request, Response, Task
-from service.tokenization import Row, TextTokenizer
+from service.tokenization import Row, TextTokenizer, padded
 
 GRAPH_NAME = "model.onnx"
 TOKENIZER_NAME = "tokenizer.json"
@@ -67,8 +67,12 @@ class Model:
     def predict_one(self, request: Request) -> Response:
         """The response to one request."""
         rows = self.rows(request)
-        response: Response = self.task.postprocess(request, rows, self.run_rows(rows), self.manifest)
-        return response
+        return self.respond(request, rows, self.run_rows(rows))
+
+    @property
+    def batches(self) -> bool:
+        """Whether rows may share a call: not where activations are quantized on the fly, as one scale is then taken for all of them."""
+        return self.manifest.precision != "int8"
 
     def rows(self, request: Request) -> list[Row]:
         """The rows of tokens that a request takes."""
@@ -78,8 +82,23 @@ class Model:
         return self.task.preprocess(request, self._tokenizer, self.manifest)
 
     def run_rows(self, rows: Sequence[Row]) -> list[dict[str, Array]]:
-        """Outputs of the graph for each row, [1, …] each."""
+        """Outputs of the graph for each row, [1, …] each, one row per call."""
         return [self.session.run(row.feed()) for row in rows]
+
+    def run_batch(self, rows: Sequence[Row]) -> list[dict[str, Array]]:
+        """Outputs of the graph for each row, [1, …] each, all rows in one call."""
+        if len(rows) == 1:
+            return self.run_rows(rows)
+        outputs = self.session.run(padded(rows))
+        return [{name: self._own(values[index : index + 1], row) for name, values in outputs.items()} for index, row in enumerate(rows)]
+
+    def respond(self, request: Request, rows: Sequence[Row], outputs: Sequence[Mapping[str, Array]]) -> Response:
+        """The response to a request, from the outputs of all of its rows."""
+        response: Response = self.task.postprocess(request, rows, outputs, self.manifest)
+        return response
+
+    def _own(self, values: Array, row: Row) -> Array:
+        return values[:, : len(row)] if self.task.per_token else values
 
 
 def check_golden(session: Session, golden: Golden, folder: Path) -> None:

@@ -4,6 +4,7 @@ A row is what one call of the session takes. A long context becomes several rows
 neighbours; it is tokenised once and sliced. Offsets count Unicode code points, as Python's own string slices do.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,16 @@ class Row:
             "attention_mask": np.ones((1, len(self)), dtype=np.int64),
             "token_type_ids": self.token_type_ids[None],
         }
+
+
+def padded(rows: Sequence[Row]) -> dict[str, IntArray]:
+    """Inputs of the graph for rows that share a call, [rows, longest] each; padding is 0 and is not attended to."""
+    shape = (len(rows), max(map(len, rows)))
+    feed = {name: np.zeros(shape, dtype=np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    for index, row in enumerate(rows):
+        for name, values in row.feed().items():
+            feed[name][index, : len(row)] = values[0]
+    return feed
 
 
 class TextTokenizer:

@@ -47,6 +47,24 @@ def test_the_qa_model_that_ships_answers(variant):
     assert "1932" in answer.answer
 
 
+@pytest.mark.parametrize("name", ["qa", "sentiment"])
+def test_rows_that_share_a_call_give_what_they_give_alone(name):
+    """In fp32, padding and neighbours change no output by more than rounding; 8-bit models say that their rows may not share a call."""
+    model = Model.load(MODELS / name / "compact")
+    texts = ["A quiet triumph.", "The bridge was opened by the mayor in 1932, after nine years of work.", "No."]
+    asked = {
+        "qa": [QuestionRequest(question="When?", context=text) for text in texts],
+        "sentiment": [ClassifyRequest(text=text) for text in texts],
+    }[name]
+    rows = [row for request in asked for row in model.rows(request)]
+    for alone, together in zip(model.run_rows(rows), model.run_batch(rows), strict=True):
+        assert {key: value.shape for key, value in alone.items()} == {key: value.shape for key, value in together.items()}
+        for key, value in alone.items():
+            np.testing.assert_allclose(together[key], value, atol=1e-4)
+    assert model.batches
+    assert not Model.load(MODELS / name / "compact-int8").batches
+
+
 def test_models_share_their_embeddings():
     """The frozen embedding tables are the same bytes in every model that ships."""
     shards = {

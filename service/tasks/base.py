@@ -48,6 +48,11 @@ class Task(Protocol[RequestT, ResponseT]):
         ...
 
     @property
+    def per_token(self) -> bool:
+        """Whether outputs are [batch, sequence], so that a padded row's are cut to its length; else they are [batch, classes]."""
+        ...
+
+    @property
     def request_type(self) -> type[RequestT]:
         """Schema of a request."""
         ...

@@ -51,6 +51,7 @@ class Classification:
 
     name: TaskName = "text-classification"
     outputs: tuple[str, ...] = ("logits",)
+    per_token: bool = False
     request_type: type[ClassifyRequest] = ClassifyRequest
 
     def preprocess(self, request: ClassifyRequest, tokenizer: TextTokenizer, manifest: Manifest) -> list[Row]:

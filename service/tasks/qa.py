@@ -65,6 +65,7 @@ class QuestionAnswering:
 
     name: TaskName = "question-answering"
     outputs: tuple[str, ...] = OUTPUTS
+    per_token: bool = True
     request_type: type[QuestionRequest] = QuestionRequest
 
     def preprocess(self, request: QuestionRequest, tokenizer: TextTokenizer, manifest: Manifest) -> list[Row]:
