@@ -211,6 +211,8 @@ class RunConfig(_Part):
             raise ValueError(f"`stages` has {len(self.stages)} entries and `train` {len(self.train)}; give one per stage")
         if any(not 0 <= index < len(self.data.train) for stage in self.stages for index in stage):
             raise ValueError(f"`stages` names a source that `data.train` has not: it has {len(self.data.train)}")
+        if len({(stage.dropout, stage.attention_dropout) for stage in self.train}) > 1:
+            raise ValueError("the stages of `train` differ in `dropout` or `attention_dropout`; a model keeps one rate: give all the same")
         return self
 
     def sources_of_stage(self, stage: int) -> tuple[DataSource, ...]:

@@ -238,7 +238,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.artifact.artifact,
         "" if row.name == "dense" else row.name,
         f"{metric.value:.2f} ({metric.low:.2f} to {metric.high:.2f})" if metric else "",
-        f"{-lost.value:.2f} ({-lost.high:.2f} to {-lost.low:.2f})" if lost else "",
+        f"{-lost.value:z.2f} ({-lost.high:z.2f} to {-lost.low:z.2f})" if lost else "",
         f"{structural.speedup:.2f}x" if structural else "",
         f"{row.predicted:.2f}x" if row.predicted else "",
         f"{total.speedup:.2f}x at {total.sequence_length}" if total else "",

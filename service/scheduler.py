@@ -1,7 +1,7 @@
 """The scheduler: which request is let in, what runs next, and what is dropped before it costs anything.
 
 A request is let in by its characters, prepared (tokenised) by a runner, let in once more by its exact rows and tokens, run row by row,
-and turned into a response by the runner that finishes its last row. Runners are plain threads that call `step`: whatever is oldest is
+and turned into a response by the runner that finishes its last row. Runners are plain threads that `take` work and `do` it: the oldest is
 done next, so nothing starves, and there is no timer, no sleep and no polling between a request and its answer. Rows of a dynamically
 quantized model run one per call, as its answers depend on batch neighbours; other rows are joined with neighbours of like length up to a
 budget of padded tokens.

@@ -51,6 +51,7 @@ def refusal(recipe: Path, *overrides: str) -> str:
         ("labels=[only]", "at least two names"),
         ("stages=[[0], [0]]", "`stages` has 2 entries and `train` 1"),
         ("stages=[[1]]", "`stages` names a source that `data.train` has not"),
+        ("train=[{dropout: 0.1}, {dropout: 0.2}]", "the stages of `train` differ in `dropout`"),
         ("stages=[[-1]]", "`stages` names a source that `data.train` has not"),
         ("data.train=[{name: nowhere}]", "needs `hub` or `path`"),
         ("prune.targets=[]", "prune.targets: Tuple should have at least 1 item"),
