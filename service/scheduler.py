@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from service.errors import DeadlineError, GoneError, OverloadedError, StoppedError
+from service.errors import DeadlineError, GoneError, OverloadedError, RequestError, StoppedError
 from service.tasks.base import Outputs, Request, Response
 from service.tokenization import Row
 
@@ -249,6 +249,9 @@ class Scheduler:
             self._finish(job, error=error)
             return
         job.tokenize_seconds = self._clock() - started
+        if not rows:
+            self._finish(job, error=RequestError("the request holds nothing to run; send some text"))
+            return
         tokens = sum(map(len, rows))
         with self._changed:
             if job.finished:

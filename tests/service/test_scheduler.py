@@ -47,7 +47,7 @@ class FakeEngine:
 
     def rows(self, request: Numbers) -> list[Row]:
         """Rows of the lengths asked for."""
-        if request.lengths[0] == 0:
+        if request.lengths[:1] == (0,):
             raise RequestError("nothing to do")
         return [row_of(length) for length in request.lengths]
 
@@ -157,9 +157,10 @@ def test_a_bad_row_fails_only_its_owner():
 def test_a_request_that_cannot_be_prepared_fails_alone():
     """An error while tokenising is the request's own."""
     desk = Desk()
-    bad, good = desk.submit(0), desk.submit(4)
+    bad, empty, good = desk.submit(0), desk.submit(), desk.submit(4)
     desk.drain()
     assert isinstance(bad.error, RequestError)
+    assert isinstance(empty.error, RequestError)
     assert lengths_of(good) == [4]
 
 
@@ -254,7 +255,7 @@ def test_whatever_happens_every_job_ends_once_and_rightly(data):
     for _ in range(data.draw(st.integers(1, 30))):
         match data.draw(st.sampled_from(["submit", "take", "do", "cancel", "time"])):
             case "submit":
-                lengths = data.draw(st.lists(st.integers(0, 12), min_size=1, max_size=4))
+                lengths = data.draw(st.lists(st.integers(0, 12), max_size=4))
                 try:
                     jobs.append(desk.submit(*lengths, deadline=desk.clock.now + data.draw(st.integers(1, 5))))
                 except OverloadedError:
