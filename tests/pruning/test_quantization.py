@@ -27,7 +27,7 @@ from pruning.quantization import (
     to_fp16,
     worst_layers,
 )
-from pruning.quantizers import linear_layers, quantize_embeddings, quantize_symmetric
+from pruning.quantizers import linear_layers, quantize_embeddings, quantize_symmetric, quantize_weight
 from service.artifact import read_manifest, revision
 from service.errors import ArtifactError
 from service.model import GRAPH_NAME, Model
@@ -90,6 +90,38 @@ def test_weights_are_signed_per_column(family: str):
         assert codes.dtype == np.int8
         assert scales.shape == original.shape[1:]
         assert (np.abs(codes * scales - original) <= scales * 0.5001).all()
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 2**16), st.sampled_from([1e-6, 1.0, 1e3]))
+def test_no_sum_of_two_products_leaves_16_bits(inputs: int, outputs: int, seed: int, size: float):
+    """Largest activations times any two neighbouring codes fit 16 bits, so processors without VNNI compute what those with it do."""
+    weight = (size * np.random.default_rng(seed).standard_t(2, size=(inputs, outputs))).astype(np.float32)
+    codes, scales = quantize_weight(weight)
+    reached = [255 * np.clip(sign * codes.astype(int), 0, None) for sign in (1, -1)]
+    padded_pairs = [np.pad(part, ((0, inputs % 2), (0, 0))).reshape(-1, 2, outputs).sum(axis=1) for part in reached]
+    assert max(pairs.max() for pairs in padded_pairs) < 2**15
+    assert (np.abs(codes * scales - weight) <= scales * 0.5001).all()
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_products_are_exact_on_this_processor(positive: bool):
+    """What the runtime multiplies in 8 bits is the integers' product, in the case that saturates where codes are chosen carelessly."""
+    sign = 1 if positive else -1
+    weight = sign * np.random.default_rng(0).uniform(0.9, 1, size=(64, 32)).astype(np.float32)
+    codes, _ = quantize_weight(weight)
+    row = np.full((1, 64), 255, np.uint8)
+    node = onnx.helper.make_node("MatMulInteger", ["row", "codes"], ["product"])
+    graph = onnx.helper.make_graph(
+        [node],
+        "product",
+        [onnx.helper.make_tensor_value_info("row", onnx.TensorProto.UINT8, [1, 64])],
+        [onnx.helper.make_tensor_value_info("product", onnx.TensorProto.INT32, [1, 32])],
+        [numpy_helper.from_array(codes, "codes")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(None, {"row": row})[0], row.astype(np.int32) @ codes.astype(np.int32))
 
 
 def test_layers_that_share_an_input_quantize_it_once():
