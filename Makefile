@@ -1,8 +1,8 @@
-# make demo, make test, make lint: each makes its own environment first, and is safe to repeat.
+# make demo, make serve, make test, make lint: each makes its own environment first, and is safe to repeat.
 #
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu   install torch from this index: a small build, for CPU only
 #   DATA=my.jsonl                                      make demo: evaluate on this file (columns: sentence, label 0 or 1)
-#   ARGS='-k qa'                                       make test: arguments for pytest
+#   ARGS='-k qa'                                       make test: arguments for pytest; make serve: for secateur-serve
 #   PYTHON, VENV                                       the interpreter (3.11 or newer), and where the environment goes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 INSTALL := $(PIP) install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint clean
+.PHONY: help demo serve test lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +32,9 @@ demo: $(VENV)/.pruning
 	@echo
 	@echo "The report: runs/demo/report/report.html"
 
+serve: $(VENV)/.service
+	$(BIN)/secateur-serve $(ARGS)
+
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -45,10 +48,17 @@ clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # What is installed is written down in an empty file; a second call finds it and has nothing to do.
-$(VENV)/.pruning: pyproject.toml constraints.txt
+$(VENV)/.made: constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make ... PYTHON=/path/to/python" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --upgrade pip setuptools
+	@touch $@
+
+$(VENV)/.service: pyproject.toml $(VENV)/.made
+	$(INSTALL) -e '.[service]'
+	@touch $@
+
+$(VENV)/.pruning: pyproject.toml $(VENV)/.made
 	$(INSTALL) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
 	$(INSTALL) -e '.[pruning]'
 	@touch $@

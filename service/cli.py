@@ -10,7 +10,9 @@ import click
 
 from service.artifact import MANIFEST_NAME, Manifest
 from service.command_line import CommandGroup
+from service.command_options import settings_options
 from service.errors import ArtifactError, RequestError, SecateurError
+from service.keys import digest, make_key, parse_line
 from service.model import Model
 from service.runtime.machine import core_count
 from service.settings import Settings, read_settings
@@ -19,20 +21,53 @@ from service.tasks.classify import ClassifyResponse
 from service.tasks.qa import QuestionResponse
 
 
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@settings_options
 @click.version_option(package_name="secateur")
 @click.pass_context
-def main(ctx: click.Context) -> None:
-    """Serve the artifacts that `secateur-prune` writes.
+def main(ctx: click.Context, /, **given: str | None) -> None:
+    """Serve the artifacts that `secateur-prune` writes: without a command, over HTTP.
+
+    Each option is also the environment variable in brackets behind it. Lists are written with commas, mappings as JSON.
 
     \b
-    Settings come from the environment:
-      SECATEUR_MODELS     folder of the artifacts (models)
-      SECATEUR_THREADS    threads for one answer (every core)
-      SECATEUR_LOG_LEVEL  debug, info, warning or error (warning)
+    Examples:
+      secateur-serve
+      secateur-serve --models models --variants compact-int8 --port 9000
+      secateur-serve --weights '{"qa": {"dense": 10, "compact-int8": 90}}'
+      secateur-serve --models models check
     """
-    ctx.obj = read_settings()
+    ctx.obj = read_settings({name: value for name, value in given.items() if value is not None})
     logging.basicConfig(level=ctx.obj.log_level.upper(), format="%(levelname)s %(name)s %(message)s")
+    if ctx.invoked_subcommand is None:
+        serve(ctx.obj)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until told to stop."""
+    from service.server import run  # checking an artifact needs no web server
+
+    run(settings, ready=click.echo)
+
+
+@main.command("make-key")
+@click.argument("name")
+@click.option("--admin", is_flag=True, help="It may reload.")
+@click.option("--tokens-per-minute", type=click.IntRange(min=1), help="What it may have computed.")
+def make_key_command(name: str, admin: bool, tokens_per_minute: int | None) -> None:
+    """Make an API key: the key itself on stderr, once; the line for the file of keys on stdout.
+
+    \b
+    Example:
+      secateur-serve make-key web --tokens-per-minute 600000 >> keys
+      secateur-serve --api-keys keys
+    """
+    key = make_key()
+    options = ["admin"] * admin + ([f"tokens_per_minute={tokens_per_minute}"] if tokens_per_minute else [])
+    line = " ".join([name, digest(key), *options])
+    parse_line(line, "the new line")
+    click.echo(f"{key}  <- keep it: it is shown this once", err=True)
+    click.echo(line)
 
 
 @main.command()

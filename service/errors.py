@@ -5,10 +5,18 @@
     │   ├── SchemaError        its manifest is of a schema that this version cannot read
     │   └── GoldenError        its outputs on this machine differ from the recorded ones
     ├── RequestError           a request that cannot be answered as it stands
+    │   ├── MalformedError     it cannot be read: not JSON, or a header that is none
+    │   ├── FormatError        it is in a format that is not read here
+    │   └── TooLargeError      it is larger than this server takes
+    ├── UnauthorizedError      a key is missing, unknown, or does not allow this
+    ├── NotFoundError          there is no such model or variant
+    ├── RateLimitError         a key has used up what it may for now
     ├── OverloadedError        too much is waiting already
     ├── DeadlineError          the time that the client gave is over
     ├── GoneError              the client left
     ├── StoppedError           no more work is taken in
+    ├── StuckError             a runner did not come back with the answer
+    ├── RuntimeUnavailableError  what a runtime or a device needs is not here
     └── SettingsError          a setting that cannot be used
 
 Each message is one line: what was wrong, what was expected, what to do. Nothing here knows HTTP.
@@ -32,11 +40,51 @@ class GoldenError(ArtifactError):
 
 
 class RequestError(SecateurError):
-    """A request is well-formed but cannot be answered: empty text, or a question longer than the window."""
+    """A request is well-formed but cannot be answered: empty text, or a question longer than the window.
+
+    Attributes:
+        field: name of the request's field that is wrong, if it is one.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class MalformedError(RequestError):
+    """A request cannot be read at all."""
+
+
+class FormatError(RequestError):
+    """A request is in a format or an encoding that is not read here."""
+
+
+class TooLargeError(RequestError):
+    """A request is larger than this server takes: bytes, texts, characters, windows or tokens."""
+
+
+class UnauthorizedError(SecateurError):
+    """The key is missing or unknown, or does not allow this."""
+
+
+class NotFoundError(SecateurError):
+    """There is no such model or variant, or none for this task."""
+
+
+class RateLimitError(SecateurError):
+    """A key has used up its tokens; `retry_after` says in how many seconds it may ask again."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class OverloadedError(SecateurError):
-    """A request is refused because too much is waiting; trying again later may help."""
+    """A request is refused because too much is waiting; trying again in `retry_after` seconds may help."""
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class DeadlineError(SecateurError):
@@ -49,6 +97,14 @@ class GoneError(SecateurError):
 
 class StoppedError(SecateurError):
     """No more work is taken in: the service is shutting down."""
+
+
+class StuckError(SecateurError):
+    """The runner that had the work did not come back, or died; another one took its place."""
+
+
+class RuntimeUnavailableError(SecateurError):
+    """A runtime's package is not installed, or the device that was asked for cannot be used."""
 
 
 class SettingsError(SecateurError):

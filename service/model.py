@@ -5,6 +5,7 @@ files, what the graph refers to, and last the golden inputs, whose outputs this 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import numpy as np
 
 from service.artifact import Golden, Manifest, read_manifest, verify_files
 from service.errors import ArtifactError, GoldenError, RequestError
+from service.runtime import DEFAULT_OPTIONS, RuntimeOptions, open_session
 from service.runtime.base import Array, Session
 from service.runtime.graph import check_graph
-from service.runtime.onnx import OnnxSession
 from service.tasks import task_named
 from service.tasks.base import Request, Response, Task
 from service.tokenization import Row, TextTokenizer, padded
@@ -42,20 +43,26 @@ class Model:
         _check_signature(manifest, self.task, session)
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int = 1) -> "Model":
-        """Load an artifact's folder, `<name>/<variant>/`; `ArtifactError` says why it cannot be.
+    def load(cls, folder: Path, *, options: RuntimeOptions = DEFAULT_OPTIONS, threads: int | None = None) -> "Model":
+        """Load an artifact's folder, `<name>/<variant>/`.
 
         Args:
             folder: holds `manifest.json`.
-            threads: threads inside one call; with 1, callers' own threads share the machine.
+            options: the runtime that loads it; whichever it is, it must reproduce the golden outputs.
+            threads: threads inside one call, instead of those of the options; with 1, callers' own threads share the machine.
+
+        Raises:
+            ArtifactError: the artifact cannot be trusted, or the runtime refuses it.
+            RuntimeUnavailableError: the runtime is not installed, or it has not that device.
         """
+        options = options if threads is None else replace(options, threads=threads)
         manifest = read_manifest(folder)
         for name in (GRAPH_NAME, TOKENIZER_NAME):
             _require_listed(name, folder, manifest)
         verify_files(folder, manifest)
         for name in sorted(check_graph(folder / GRAPH_NAME).external):
             _require_listed(name, folder, manifest)
-        session = OnnxSession(folder / GRAPH_NAME, threads=threads)
+        session = open_session(folder / GRAPH_NAME, options)
         model = cls(manifest, TextTokenizer.from_file(folder / TOKENIZER_NAME), session)
         check_golden(session, manifest.golden, folder)
         return model

@@ -7,34 +7,37 @@ quantized model run one per call, as its answers depend on batch neighbours; oth
 budget of padded tokens.
 """
 
+import math
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from service.errors import DeadlineError, GoneError, OverloadedError, RequestError, StoppedError
+from service.errors import DeadlineError, GoneError, OverloadedError, RequestError, StoppedError, TooLargeError
 from service.tasks.base import Outputs, Request, Response
 from service.tokenization import Row
 
 LIKE_LENGTH = 0.25
+FIXED_CHARACTERS = 50
+LEARNING_RATE = 0.05
 
 
 class Engine(Protocol):
-    """What the scheduler asks of a loaded model; `service.model.Model` is one.
+    """What the scheduler asks of a loaded model; `service.model.Model` is one."""
 
-    Attributes:
-        batches: whether several rows may share a call without changing each other's outputs.
-    """
-
-    batches: bool
+    @property
+    def batches(self) -> bool:
+        """Whether several rows may share a call without changing each other's outputs."""
+        ...
 
     def rows(self, request: Request) -> list[Row]:
         """The rows of tokens that a request takes."""
         ...
 
-    def run_batch(self, rows: Sequence[Row]) -> list[Outputs]:
+    def run_batch(self, rows: Sequence[Row]) -> Sequence[Outputs]:
         """Outputs of the graph for rows that share one call, [1, …] each."""
         ...
 
@@ -53,6 +56,9 @@ class Limits:
         rows: rows that are waiting.
         tokens: tokens of those rows.
         batch_tokens: most padded tokens in one call, where rows may share one.
+        request_rows, request_tokens: of one request.
+        wait_seconds: the longest wait that is foreseen for a new request, from what answers have taken of late.
+        runners: how many do the work; for that forecast.
     """
 
     requests: int = 512
@@ -60,6 +66,10 @@ class Limits:
     rows: int = 2048
     tokens: int = 400_000
     batch_tokens: int = 256
+    request_rows: int = 64
+    request_tokens: int = 32_768
+    wait_seconds: float = math.inf
+    runners: int = 1
 
 
 @dataclass(eq=False)
@@ -75,7 +85,8 @@ class Job:
         response: the answer.
         error: why there is none.
         tokens: of all its rows, once it was prepared.
-        queue_seconds, tokenize_seconds, inference_seconds: time spent; inference of rows that shared a call counts for each of them.
+        queue_seconds, tokenize_seconds, inference_seconds, postprocess_seconds: time spent; inference of rows that shared a call
+            counts for each of them.
     """
 
     engine: Engine
@@ -89,7 +100,9 @@ class Job:
     queue_seconds: float = 0.0
     tokenize_seconds: float = 0.0
     inference_seconds: float = 0.0
+    postprocess_seconds: float = 0.0
     number: int = -1
+    expected_seconds: float = 0.0
     finished: bool = False
     waiting_since: float = 0.0
     rows: list[Row] = field(default_factory=list)
@@ -115,20 +128,29 @@ Work = Job | list[_Place]
 class Scheduler:
     """Jobs of all models, in the order in which they came. Everything here is safe to call from any thread."""
 
-    def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        called: Callable[[Engine, int, int], None] = lambda engine, rows, tokens: None,
+    ) -> None:
         """Start empty.
 
         Args:
             limits: what may wait.
             clock: seconds; the tests have one of their own.
+            called: told of each call of a model, with its rows and padded tokens.
         """
         self.limits = limits
-        self._clock = clock
+        self._clock, self._called = clock, called
         self._changed = threading.Condition()
         self._arrived: deque[Job] = deque()
         self._ready: dict[Engine, deque[_Place]] = {}
         self._jobs: set[Job] = set()
         self._characters = self._rows = self._tokens = self._count = 0
+        self._pace: weakref.WeakKeyDictionary[Engine, float] = weakref.WeakKeyDictionary()
+        self._expected_seconds = 0.0
         self._open = True
 
     @property
@@ -148,10 +170,12 @@ class Scheduler:
                 raise OverloadedError(
                     f"{self._characters} characters are waiting, at most {self.limits.characters} may; try again in a second"
                 )
+            self._foresee(job)
             job.number, self._count = self._count, self._count + 1
             job.waiting_since = self._clock()
             self._jobs.add(job)
             self._characters += job.characters
+            self._expected_seconds += job.expected_seconds
             self._arrived.append(job)
             self._changed.notify()
 
@@ -175,6 +199,11 @@ class Scheduler:
         else:
             self._run(work)
 
+    def fail(self, work: Work, error: Exception) -> None:
+        """Whoever had this work will not bring it back: its owners get the error."""
+        for job in {work} if isinstance(work, Job) else {place.job for place in work}:
+            self._finish(job, error=error)
+
     @property
     def is_open(self) -> bool:
         """Whether requests are let in."""
@@ -185,6 +214,19 @@ class Scheduler:
         with self._changed:
             self._open = False
             self._changed.notify_all()
+
+    def _foresee(self, job: Job) -> None:
+        """Refuse a job that would wait too long behind what is there, or past its deadline; note what it will take itself."""
+        wait = self._expected_seconds / self.limits.runners if self._jobs else 0.0
+        if wait > min(self.limits.wait_seconds, job.deadline - self._clock()):
+            raise OverloadedError(f"the wait would be about {wait:.1f} s; try again then", retry_after=wait)
+        job.expected_seconds = self._pace.get(job.engine, 0.0) * (job.characters + FIXED_CHARACTERS)
+
+    def _learn(self, job: Job) -> None:
+        """How long an engine takes per character, as a moving average; a request costs something however short it is."""
+        pace = (job.tokenize_seconds + job.inference_seconds) / (job.characters + FIXED_CHARACTERS)
+        known = self._pace.get(job.engine, pace)
+        self._pace[job.engine] = known + LEARNING_RATE * (pace - known)
 
     def _next(self) -> Work | None:
         """Take the oldest piece of work off the queues; drop what has expired or was finished otherwise."""
@@ -253,6 +295,10 @@ class Scheduler:
             self._finish(job, error=RequestError("the request holds nothing to run; send some text"))
             return
         tokens = sum(map(len, rows))
+        if len(rows) > self.limits.request_rows or tokens > self.limits.request_tokens:
+            most = f"{self.limits.request_rows} windows and {self.limits.request_tokens} tokens"
+            self._finish(job, error=TooLargeError(f"the text takes {len(rows)} windows of {tokens} tokens, at most {most} are taken"))
+            return
         with self._changed:
             if job.finished:
                 return
@@ -290,6 +336,7 @@ class Scheduler:
                     self._run([place])
             return
         seconds = self._clock() - started
+        self._called(batch[0].job.engine, len(batch), len(batch) * max(len(place.row) for place in batch))
         for place, output in zip(batch, outputs, strict=True):
             self._deliver(place, output, started, seconds)
 
@@ -304,11 +351,13 @@ class Scheduler:
                 job.queue_seconds += started - job.waiting_since
             last = job.missing == 0 and not job.finished
         if last:
+            began = self._clock()
             try:
                 response = job.engine.respond(job.request, job.rows, job.outputs)
             except Exception as error:
                 self._finish(job, error=error)
             else:
+                job.postprocess_seconds = self._clock() - began
                 self._finish(job, response=response)
 
     def _finish(self, job: Job, *, response: Response | None = None, error: BaseException | None = None) -> None:
@@ -319,6 +368,9 @@ class Scheduler:
             job.finished, job.response, job.error = True, response, error
             self._jobs.discard(job)
             self._characters -= job.characters
+            self._expected_seconds -= job.expected_seconds
+            if response is not None:
+                self._learn(job)
             if not self._open:
                 self._changed.notify_all()
         job.done(job)

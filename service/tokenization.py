@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from service.errors import ArtifactError, RequestError
+from service.errors import ArtifactError, RequestError, TooLargeError
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -95,27 +95,41 @@ class TextTokenizer:
             keep[np.flatnonzero(sequence == index)[count:]] = False
         return _take(_whole(encoding, sequence), np.flatnonzero(keep), truncated=kept != counts)
 
-    def windows(self, question: str, context: str, *, max_length: int, stride: int | None, default_stride: int, most: int) -> list[Row]:
-        """Rows that together hold the whole context, each with the whole question in front.
+    def windows(
+        self,
+        question: str | None,
+        context: str,
+        *,
+        max_length: int,
+        stride: int | None,
+        default_stride: int,
+        most: int,
+        max_question: int | None = None,
+    ) -> list[Row]:
+        """Rows that together hold the whole context, each with the question in front.
 
         Args:
-            question: repeated in every row, never cut.
+            question: repeated in every row; None for a text that stands alone.
             context: cut into windows.
             max_length: most tokens in a row, special tokens included.
             stride: tokens that neighbouring windows share; refused when it leaves no room to move on.
             default_stride: what to use without a `stride`; made smaller when a long question leaves little room.
-            most: windows that are too many for one request.
+            most: windows beyond this are too many for one request.
+            max_question: tokens of the question that are kept; all of them without it.
         """
-        encoding = self._encode(question, context)
+        encoding = self._encode(context, None) if question is None else self._encode(question, context)
         sequence = _sequence_ids(encoding)
-        inside = np.flatnonzero(sequence == 1)
-        room = max_length - (len(sequence) - len(inside))
+        inside = np.flatnonzero(sequence == (0 if question is None else 1))
+        cut = np.flatnonzero(sequence == 0)[max_question:] if question is not None and max_question is not None else inside[:0]
+        room = max_length - (len(sequence) - len(inside) - len(cut))
         overlap = _overlap(room, stride, default_stride, max_length)
         starts = window_starts(len(inside), room, overlap)
         if len(starts) > most:
-            raise RequestError(f"the context takes {len(starts)} windows, at most {most} are taken; shorten it or lower the stride")
+            raise TooLargeError(
+                f"the context takes {len(starts)} windows, at most {most} are taken; shorten it or lower the stride", field="context"
+            )
         begin, end = (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (len(sequence), len(sequence))
-        before, after = np.arange(begin), np.arange(end, len(sequence))
+        before, after = np.setdiff1d(np.arange(begin), cut), np.arange(end, len(sequence))
         whole = _whole(encoding, sequence)
         return [_take(whole, np.concatenate([before, inside[first : first + room], after]), first=first) for first in starts]
 
@@ -145,11 +159,15 @@ def longest_first(counts: tuple[int, int], budget: int) -> tuple[int, int]:
 
 def _overlap(room: int, stride: int | None, default_stride: int, max_length: int) -> int:
     if room < 1:
-        raise RequestError(f"the question takes {max_length - room} tokens of a window of {max_length}; shorten the question")
+        raise RequestError(
+            f"the question takes {max_length - room} tokens of a window of {max_length}; shorten the question", field="question"
+        )
     if stride is None:
         return min(default_stride, room // 2)
     if stride >= room:
-        raise RequestError(f"stride is {stride}, but a window has room for {room} tokens of context; choose a stride below {room}")
+        raise RequestError(
+            f"stride is {stride}, but a window has room for {room} tokens of context; choose a stride below {room}", field="stride"
+        )
     return stride
 
 

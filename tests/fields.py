@@ -1,16 +1,18 @@
-"""What the documentation lists of configs and settings: `python -m tests.fields` writes the tables into the recipes' README again."""
+"""What the documentation lists of configs, settings and errors: `python -m tests.fields` writes the tables into both READMEs again."""
 
 import types
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from pruning.config import RECIPES, RunConfig
+from service.problems import INTERNAL, KINDS
+from service.settings import PREFIX, Settings
 
 README = RECIPES / "README.md"
+SERVICE_README = RECIPES.parents[1] / "service" / "README.md"
 BEGIN, END = "<!-- fields: written by `python -m tests.fields` -->\n", "<!-- end of fields -->\n"
 
 
@@ -29,9 +31,29 @@ def tables(root: type[BaseModel]) -> str:
 
 
 def with_tables(readme: str) -> str:
-    """The README with its tables as the code has them now."""
+    """The recipes' README with its tables as the code has them now."""
     before, rest = readme.split(BEGIN)
     return f"{before}{BEGIN}\n{tables(RunConfig)}\n{END}{rest.split(END)[1]}"
+
+
+def with_settings(readme: str) -> str:
+    """The service's README with its tables of settings and errors as the code has them now."""
+    before, rest = readme.split(BEGIN)
+    return f"{before}{BEGIN}\n{settings_table()}\n{errors_table()}\n{END}{rest.split(END)[1]}"
+
+
+def settings_table() -> str:
+    """Every variable, with its default and meaning."""
+    rows = [f"| `{PREFIX}{name.upper()}` | {_default(field)} | {field.description} |" for name, field in Settings.model_fields.items()]
+    return "\n".join(["### Settings", "", "| variable | default | meaning |", "|---|---|---|", *rows, ""])
+
+
+def errors_table() -> str:
+    """Every kind of problem document."""
+    kinds = [(kind.status, f"`{kind.name}`", (error.__doc__ or "").splitlines()[0]) for error, kind in KINDS.items()]
+    kinds.append((INTERNAL.status, f"`{INTERNAL.name}`", "The server's own fault; its log says more, under the request id."))
+    rows = [f"| {status} | {name} | {text} |" for status, name, text in sorted(kinds)]
+    return "\n".join(["### Errors", "", "| status | `error_type` | when |", "|---|---|---|", *rows, ""])
 
 
 def _section(model: type[BaseModel]) -> str:
@@ -71,10 +93,13 @@ def _default(field: FieldInfo) -> str:
         return "none"
     if isinstance(value, BaseModel):
         return "its defaults"
+    if value == {}:
+        return "empty"
     if isinstance(value, tuple):
         return f"`[{', '.join(map(str, value))}]`" if value else "empty"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 if __name__ == "__main__":
-    Path(README).write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+    SERVICE_README.write_text(with_settings(SERVICE_README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -26,8 +26,8 @@ def test_import_contracts_are_kept():
 
 
 def test_serving_loads_nothing_heavy():
-    """Importing the engine and its command line loads no torch, transformers, onnx, optimum, datasets or sklearn."""
-    loaded = run_python("import sys, service.model, service.cli; print(*{name.partition('.')[0] for name in sys.modules})").split()
+    """Importing the server, its command line and its runtime loads no torch, transformers, onnx, optimum, datasets or sklearn."""
+    loaded = run_python("import sys, service.server, service.cli, service.runtime.onnx; print(*{name.partition('.')[0] for name in sys.modules})").split()
     assert "onnxruntime" in loaded
     assert not set(HEAVY) & set(loaded)
 

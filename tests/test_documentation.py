@@ -14,10 +14,10 @@ import service.cli
 from pruning.config import RECIPES, RunConfig, load_recipe
 from service.artifact import Manifest
 from service.settings import Settings
-from tests.fields import models_in, with_tables
+from tests.fields import SERVICE_README, models_in, with_settings, with_tables
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", RECIPES / "README.md"]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", RECIPES / "README.md", SERVICE_README]
 PROGRAMS = {"secateur-prune": pruning.cli.main, "secateur-serve": service.cli.main}
 VARIABLES = {f"SECATEUR_{name.upper()}" for name in Settings.model_fields} | {"SECATEUR_DATA", "SECATEUR_CACHE"}
 
@@ -55,6 +55,8 @@ def check_program(program: click.Group, words: list[str]) -> None:
     for word in words:
         make_up(Path(word))
     with program.make_context("secateur", words) as context:
+        if program.invoke_without_command and not context._protected_args:
+            return
         _, command, rest = program.resolve_command(context, [*context._protected_args, *context.args])
         assert command is not None
         with command.make_context(command.name, rest, parent=context) as inner:
@@ -72,7 +74,7 @@ def make_up(path: Path) -> None:
 
 def check_command(line: str) -> None:
     """The line is a command that this project has, or one of the few that any shell has."""
-    name, *words = shlex.split(line, comments=True)
+    name, *words = shlex.split(line.partition(" >> ")[0], comments=True)
     if name == "make":
         check_make(words)
     elif name in PROGRAMS:
@@ -149,6 +151,12 @@ def test_recipe_fields_are_listed():
     assert readme == with_tables(readme)
 
 
+def test_settings_and_errors_are_listed():
+    """The service's README lists every setting and every kind of error as the code has them."""
+    readme = SERVICE_README.read_text(encoding="utf-8")
+    assert readme == with_settings(readme)
+
+
 def test_every_recipe_is_listed():
     """The recipes' README has a row for every recipe that ships."""
     listed = set(re.findall(r"^\| \[([a-z0-9_-]+)\]\(", (RECIPES / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE))
@@ -157,8 +165,8 @@ def test_every_recipe_is_listed():
 
 @pytest.mark.parametrize("variable", sorted(VARIABLES))
 def test_every_setting_is_in_the_readme(variable: str):
-    """README names every environment variable that is read."""
-    assert f"`{variable}`" in (ROOT / "README.md").read_text(encoding="utf-8")
+    """A README names every environment variable that is read."""
+    assert any(f"`{variable}`" in document.read_text(encoding="utf-8") for document in (ROOT / "README.md", SERVICE_README))
 
 
 def test_every_variable_that_is_read_is_a_setting():

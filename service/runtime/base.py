@@ -15,10 +15,12 @@ class Session(Protocol):
     Attributes:
         inputs: names of the graph's inputs.
         outputs: names of the graph's outputs, in the graph's order.
+        runtime: the runtime with its version and where it computes: `onnxruntime 1.31.1 cpu`.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    runtime: str
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. Arrays that are not inputs of the graph are passed over."""

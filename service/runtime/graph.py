@@ -20,7 +20,7 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "training": {1: "graph", 2: "graph"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "function": {7: "node", 10: "domain", 11: "attribute"},
-    "node": {5: "attribute", 7: "domain"},
+    "node": {4: "operator", 5: "attribute", 7: "domain"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "external"},
@@ -37,10 +37,12 @@ class GraphFacts:
     Attributes:
         domains: domains of its operators and local functions, those of subgraphs included.
         external: locations of its external tensor data.
+        operators: names of its operators, those of subgraphs and local functions included.
     """
 
     domains: set[str] = field(default_factory=set)
     external: set[str] = field(default_factory=set)
+    operators: set[str] = field(default_factory=set)
 
 
 def read_graph(data: bytes) -> GraphFacts:
@@ -88,6 +90,8 @@ def _walk(view: memoryview, kind: str, facts: GraphFacts, *, depth: int) -> None
         child = children.get(number)
         if child == "domain":
             facts.domains.add(str(payload, "utf-8"))
+        elif child == "operator":
+            facts.operators.add(str(payload, "utf-8"))
         elif child is not None:
             _walk(payload, child, facts, depth=depth + 1)
 

@@ -13,9 +13,13 @@ ISA_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_i
 
 def core_count(root: Path = Path("/")) -> int:
     """Cores that this process may keep busy: the affinity mask, cut by the cgroup's quota; at least 1."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cgroup_quota(root)
+    affinity, quota = affinity_count(), cgroup_quota(root)
     return affinity if quota is None else max(1, min(affinity, int(quota)))
+
+
+def affinity_count() -> int:
+    """Cores that the affinity mask leaves to this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cgroup_quota(root: Path = Path("/")) -> float | None:

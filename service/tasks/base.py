@@ -23,6 +23,11 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @property
+    def characters(self) -> int:
+        """Of all its texts: what is known of its cost before it is tokenised."""
+        return sum(len(value) for value in self.__dict__.values() if isinstance(value, str))
+
 
 class Response(BaseModel):
     """What a client gets. Each task has its own."""
@@ -79,4 +84,4 @@ def parse_request(request_type: type[RequestT], document: object) -> RequestT:
 def require_text(value: str, name: str) -> None:
     """Refuse a text with nothing but white space."""
     if not value.strip():
-        raise RequestError(f"{name} is empty; send some text")
+        raise RequestError(f"{name} is empty; send some text", field=name)

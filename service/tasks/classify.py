@@ -13,7 +13,10 @@ from service.errors import ArtifactError, RequestError
 from service.tasks.base import MAX_CHARACTERS, Outputs, Request, Response, require_text
 from service.tokenization import Row, TextTokenizer
 
+MAX_WINDOWS = 512
+
 Function = Literal["softmax", "sigmoid", "none"]
+LongText = Literal["truncate", "windows"]
 
 FloatArray = NDArray[np.float64]
 
@@ -29,6 +32,9 @@ class ClassifyRequest(Request):
         description="From logits to scores; without it sigmoid for a model of several labels at once or of one label, else softmax.",
     )
     truncation: bool = Field(default=True, description="Whether a text that is too long is cut; otherwise it is refused.")
+    long_text: LongText = Field(
+        default="truncate", description="windows: read a text that is too long in windows, and take the mean of their logits."
+    )
 
 
 class LabelScore(Response):
@@ -55,20 +61,22 @@ class Classification:
     request_type: type[ClassifyRequest] = ClassifyRequest
 
     def preprocess(self, request: ClassifyRequest, tokenizer: TextTokenizer, manifest: Manifest) -> list[Row]:
-        """One row."""
+        """One row; several for a long text that is to be read in windows."""
         require_text(request.text, "text")
         if request.text_pair is not None:
             require_text(request.text_pair, "text_pair")
+        if request.long_text == "windows":
+            return _windows(request, tokenizer, manifest)
         row = tokenizer.row(request.text, request.text_pair, max_length=manifest.max_length)
         if row.truncated and not request.truncation:
-            raise RequestError(f"the text takes more than {manifest.max_length} tokens; shorten it or allow truncation")
+            raise RequestError(f"the text takes more than {manifest.max_length} tokens; shorten it or allow truncation", field="text")
         return [row]
 
     def postprocess(
         self, request: ClassifyRequest, rows: Sequence[Row], outputs: Sequence[Outputs], manifest: Manifest
     ) -> ClassifyResponse:
-        """Labels from `logits`, [1, labels]."""
-        logits = np.asarray(outputs[0]["logits"], dtype=np.float64)[0]
+        """Labels from `logits`, [1, labels] of each row; of several rows their mean."""
+        logits = np.mean([np.asarray(output["logits"], dtype=np.float64)[0] for output in outputs], axis=0)
         if len(logits) != len(manifest.labels) or not np.isfinite(logits).all():
             raise ArtifactError(
                 f"the model gave logits of shape {logits.shape}, finite: {bool(np.isfinite(logits).all())}; "
@@ -78,6 +86,14 @@ class Classification:
         best = np.argsort(-values, kind="stable")[: request.top_k]
         labels = [LabelScore(label=manifest.labels[index], score=float(values[index])) for index in best]
         return ClassifyResponse(labels=labels, truncated=rows[0].truncated)
+
+
+def _windows(request: ClassifyRequest, tokenizer: TextTokenizer, manifest: Manifest) -> list[Row]:
+    if request.text_pair is not None:
+        raise RequestError("a pair of texts is not read in windows; send one text, or let it be truncated", field="long_text")
+    return tokenizer.windows(
+        None, request.text, max_length=manifest.max_length, stride=None, default_stride=manifest.stride, most=MAX_WINDOWS
+    )
 
 
 def default_function(manifest: Manifest) -> Function:

@@ -7,7 +7,7 @@ window that sees the answer is enough) of the span of the first token, minus the
 """
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -38,7 +38,17 @@ class QuestionRequest(Request):
     handle_no_answer: bool | None = Field(
         default=None, description="Whether `no answer` may be returned; without it, what the model was trained for."
     )
+    null_threshold: float | None = Field(
+        default=None, description="`no answer` wins when its logit beats the best span's by more than this; without it, the manifest's."
+    )
     stride: int | None = Field(default=None, ge=0, description="Tokens that neighbouring windows share; without it, the manifest's.")
+    max_length: int | None = Field(
+        default=None, ge=16, description="Most tokens in a window, question and special tokens included; without it, the model's."
+    )
+    max_question_tokens: int | None = Field(
+        default=None, ge=1, description="Tokens of the question that are read; a longer one is cut. Without it, all of them."
+    )
+    align_to_words: bool = Field(default=False, description="Whether an answer that begins or ends inside a word takes all of it.")
 
 
 class Answer(Response):
@@ -75,13 +85,14 @@ class QuestionAnswering:
         rows = tokenizer.windows(
             request.question,
             request.context,
-            max_length=manifest.max_length,
+            max_length=_window(request, manifest),
             stride=request.stride,
             default_stride=manifest.stride,
             most=MAX_WINDOWS,
+            max_question=request.max_question_tokens,
         )
         if not rows[0].context_mask.any():
-            raise RequestError("context holds no token that the model knows of; send some text")
+            raise RequestError("context holds no token that the model knows of; send some text", field="context")
         return rows
 
     def postprocess(
@@ -94,10 +105,13 @@ class QuestionAnswering:
         if not np.isfinite([best, null]).all():
             raise ArtifactError("the model's logits are not finite; fetch or export the artifact again")
         allow_null = manifest.handles_no_answer if request.handle_no_answer is None else request.handle_no_answer
-        total, null_after = log_sum_exp(spans), null - manifest.null_threshold
+        threshold = manifest.null_threshold if request.null_threshold is None else request.null_threshold
+        total, null_after = log_sum_exp(spans), null - threshold
         with_null = float(np.logaddexp(total, null_after))
         normaliser = with_null if allow_null else total
         candidates: Iterator[tuple[float, int, int]] = best_spans(spans, offsets, request.top_k)
+        if request.align_to_words:
+            candidates = whole_words(candidates, request.context)
         if allow_null:
             candidates = heapq.merge(candidates, [(null_after, 0, 0)], key=lambda candidate: -candidate[0])
         chosen = [candidate for candidate, _ in zip(candidates, range(request.top_k), strict=False)]
@@ -160,10 +174,31 @@ def best_spans(spans: FloatArray, offsets: IntArray, count: int) -> Iterator[tup
         wanted *= 4
 
 
+def whole_words(candidates: Iterable[tuple[float, int, int]], context: str) -> Iterator[tuple[float, int, int]]:
+    """The candidates, widened to the letters and digits that they cut through; of those that become the same, the best."""
+    seen = set[tuple[int, int]]()
+    for logit, first, last in candidates:
+        start, end = first, last
+        while start > 0 and context[start - 1].isalnum() and context[start].isalnum():
+            start -= 1
+        while end < len(context) and context[end - 1].isalnum() and context[end].isalnum():
+            end += 1
+        if (start, end) not in seen:
+            seen.add((start, end))
+            yield logit, start, end
+
+
 def log_sum_exp(values: FloatArray) -> float:
     """Logarithm of the sum of exponentials, without overflow."""
     highest = float(values.max())
     return highest + float(np.log(np.exp(values - highest).sum()))
+
+
+def _window(request: QuestionRequest, manifest: Manifest) -> int:
+    """Most tokens in a row of this request."""
+    if request.max_length is not None and request.max_length > manifest.max_length:
+        raise RequestError(f"max_length is {request.max_length}; the model takes at most {manifest.max_length}", field="max_length")
+    return request.max_length or manifest.max_length
 
 
 def _highest(flat: FloatArray, count: int) -> NDArray[np.intp]:

@@ -1,6 +1,6 @@
 """What the scheduler promises, on a clock that the test moves and an engine that the test can fail: no thread, no sleep."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import DeadlineError, GoneError, OverloadedError, RequestError, StoppedError
+from service.errors import DeadlineError, GoneError, OverloadedError, RequestError, StoppedError, StuckError, TooLargeError
 from service.scheduler import Job, Limits, Scheduler
 from service.tasks.base import Request, Response
 from service.tokenization import Row
@@ -44,6 +44,7 @@ class FakeEngine:
     batches: bool = False
     poison: int = -1
     calls: list[list[int]] = field(default_factory=list)
+    cost: Callable[[], None] = lambda: None
 
     def rows(self, request: Numbers) -> list[Row]:
         """Rows of the lengths asked for."""
@@ -54,6 +55,7 @@ class FakeEngine:
     def run_batch(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """Each row's length."""
         self.calls.append([len(row) for row in rows])
+        self.cost()
         if any(len(row) == self.poison for row in rows):
             raise ValueError("poisoned")
         return [{"length": np.array([len(row)])} for row in rows]
@@ -276,3 +278,65 @@ def test_whatever_happens_every_job_ends_once_and_rightly(data):
     for job in jobs:
         assert (job.response is None) != (job.error is None)
         assert job.response is None or lengths_of(job) == list(job.request.lengths)
+
+
+def test_a_wait_that_would_be_too_long_is_foreseen():
+    """From what answers took, a request that would wait longer than allowed is refused at once, and told when to come back."""
+    desk = Desk(limits=Limits(wait_seconds=2.5))
+    desk.engine.cost = lambda: setattr(desk.clock, "now", desk.clock.now + 1.0)
+    desk.submit(5)
+    desk.drain()
+    for _ in range(3):
+        desk.submit(5)
+    with pytest.raises(OverloadedError, match=r"about 3\.0 s") as caught:
+        desk.submit(5)
+    assert caught.value.retry_after == pytest.approx(3.0)
+    desk.step()
+    desk.step()
+    assert desk.submit(5).number > 0
+
+
+def test_a_deadline_that_cannot_be_met_is_foreseen():
+    """A request that would still wait at its deadline is refused when it comes, not when it is too late."""
+    desk = Desk()
+    desk.engine.cost = lambda: setattr(desk.clock, "now", desk.clock.now + 1.0)
+    desk.submit(5)
+    desk.drain()
+    desk.submit(5)
+    with pytest.raises(OverloadedError):
+        desk.submit(5, deadline=desk.clock.now + 0.5)
+    desk.submit(5, deadline=desk.clock.now + 1.5)
+
+
+def test_a_request_of_too_many_rows_or_tokens_is_refused():
+    """What one request may take is limited after it is tokenised, and others are not touched."""
+    desk = Desk(limits=Limits(request_rows=2, request_tokens=10))
+    too_many, too_long, fine = desk.submit(1, 1, 1), desk.submit(6, 6), desk.submit(5, 5)
+    desk.drain()
+    assert isinstance(too_many.error, TooLargeError)
+    assert isinstance(too_long.error, TooLargeError)
+    assert lengths_of(fine) == [5, 5]
+
+
+def test_work_that_is_given_up_fails_its_owners_only():
+    """Rows that a runner took with it end their requests; the next one is answered."""
+    desk = Desk(engine=FakeEngine(batches=True))
+    lost, behind = desk.submit(5), desk.submit(100)
+    desk.step()
+    desk.step()
+    work = desk.scheduler.take()
+    desk.scheduler.fail(work, StuckError("gone"))
+    desk.drain()
+    assert isinstance(lost.error, StuckError)
+    assert lengths_of(behind) == [100]
+    assert desk.scheduler.depth == (0, 0, 0)
+
+
+def test_calls_are_told():
+    """Each call of a model is counted with its rows and padded tokens."""
+    calls: list[tuple[int, int]] = []
+    desk = Desk(engine=FakeEngine(batches=True))
+    desk.scheduler = Scheduler(Limits(), called=lambda engine, rows, tokens: calls.append((rows, tokens)))
+    desk.submit(8, 10, 9)
+    desk.drain()
+    assert calls == [(3, 30)]

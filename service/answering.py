@@ -1,0 +1,95 @@
+"""From the event loop to the runners and back: the requests of one HTTP call go in, and are awaited together.
+
+The loop never waits for a lock that a runner holds while it computes, and a runner never waits for the loop: it leaves a note with
+`call_soon_threadsafe` and takes the next piece of work.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Sequence
+
+from service.errors import DeadlineError, GoneError
+from service.scheduler import Engine, Job, Scheduler
+from service.tasks.base import Request
+
+
+async def answer(
+    scheduler: Scheduler, engine: Engine, requests: Sequence[Request], *, seconds: float, gone: Awaitable[None], partial: bool = False
+) -> list[Job]:
+    """The finished jobs of these requests, in order.
+
+    The first error ends the others and is raised, as a `JobError` with its place, unless `partial`: then each job keeps its own.
+
+    Args:
+        scheduler: does the work.
+        engine: answers.
+        requests: of one client.
+        seconds: `DeadlineError` after so long.
+        gone: `GoneError` when this comes to an end.
+        partial: whether some may fail.
+    """
+    group = _Group(len(requests), partial=partial)
+    deadline = time.monotonic() + seconds
+    jobs = [Job(engine, request, request.characters, deadline, group.done) for request in requests]
+    alarm = asyncio.get_running_loop().call_later(seconds, group.fail, DeadlineError("there was no answer in the time allowed"))
+    watch = asyncio.ensure_future(gone)
+    watch.add_done_callback(lambda _: group.fail(GoneError("the client left")))
+    try:
+        for job in jobs:
+            if deadline <= time.monotonic():  # the scheduler would say that it is overloaded
+                raise DeadlineError("the time allowed was over before the work was let in; allow more")
+            scheduler.submit(job)
+        failed = await group.finished
+        if failed is not None and failed.error is not None:
+            raise JobError(jobs.index(failed), failed.error)
+        return jobs
+    finally:
+        group.settled = True
+        group.finished.cancel()
+        alarm.cancel()
+        watch.cancel()
+        for job in jobs:
+            if job.number >= 0 and not job.finished:  # what was refused is not the scheduler's to drop
+                scheduler.cancel(job)
+
+
+class JobError(Exception):
+    """One of several jobs failed.
+
+    Attributes:
+        index: which.
+        error: why.
+    """
+
+    def __init__(self, index: int, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.index, self.error = index, error
+
+
+class _Group:
+    """The jobs of one call; its future is done when all of them are, or when the first one fails."""
+
+    def __init__(self, count: int, *, partial: bool) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._left, self._partial = count, partial
+        self.finished: asyncio.Future[Job | None] = self._loop.create_future()
+        self.settled = False
+
+    def done(self, job: Job) -> None:
+        """Called by runners, and by the loop itself when it cancels."""
+        if self.settled:
+            return
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._note, job)
+
+    def fail(self, error: BaseException) -> None:
+        """End the wait with this error."""
+        if not self.settled and not self.finished.done():
+            self.finished.set_exception(error)
+
+    def _note(self, job: Job) -> None:
+        self._left -= 1
+        failed = job.error is not None and not self._partial
+        if (failed or self._left == 0) and not self.finished.done():
+            self.finished.set_result(job if failed else None)

@@ -1,0 +1,136 @@
+"""The application: routes, the table of errors, what surrounds a request, and the life of what is served. No logic, nothing global."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.envelope import Envelope
+from service.errors import NotFoundError
+from service.problems import problem
+from service.registry import Registry
+from service.routes import ENDPOINTS
+from service.routes.base import JSON, Endpoint, handle
+from service.routes.control import PROBLEM, admin_routes, metrics_routes, model_routes, open_routes
+from service.routes.documentation import SCHEMAS, answer_headers, documented, request_headers
+from service.serving import Serving
+from service.settings import Settings
+
+STATUSES = (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
+
+
+def create_app(settings: Settings, registry: Registry | None = None) -> FastAPI:
+    """The application that serves what the settings name.
+
+    Args:
+        settings: all there is to set.
+        registry: what to serve; loaded from the settings without it, which raises what is wrong with it.
+    """
+    serving = Serving(settings, registry or Registry.load(settings))
+    app = _application(serving, "Secateur", apart=False, lifespan=_lifespan(serving))
+    app.state.apart = False
+    app.include_router(_task_routes())
+    for router in (open_routes, model_routes):
+        app.include_router(router)
+    if settings.admin_port is None:
+        app.include_router(metrics_routes)
+        app.include_router(admin_routes)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"])
+    return app
+
+
+def create_admin_app(serving: Serving) -> FastAPI:
+    """Metrics and the reload alone, for a port of their own."""
+    app = _application(serving, "Secateur: operations", apart=True)
+    for router in (open_routes, metrics_routes, admin_routes):
+        app.include_router(router)
+    return app
+
+
+def _application(serving: Serving, title: str, *, apart: bool, lifespan: Any = None) -> FastAPI:  # noqa: ANN401 - Starlette's own type
+    app = FastAPI(
+        title=title,
+        version=version("secateur"),
+        description="Question answering, classification and summarization by pruned transformers, dense and compact side by side.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # what is counted is in service/metrics.py
+    )
+    app.state.serving = serving
+    app.state.apart = apart
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.openapi = documented(app, serving.settings)  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    paths = frozenset(endpoint.path for endpoint in ENDPOINTS) | {"/summarize", "/metrics", "/v2/health/ready", "/v2/health/live"}
+    app.add_middleware(Envelope, serving=serving, routes=paths)
+    return app
+
+
+def _lifespan(serving: Serving) -> Callable[[FastAPI], Any]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        await serving.start()
+        yield
+        await serving.stop()
+
+    return lifespan
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    return problem(error, instance=request.url.path, request_id=request.state.request_id)
+
+
+def _task_routes() -> APIRouter:
+    router = APIRouter(tags=["tasks"])
+    for endpoint in ENDPOINTS:
+        _add(router, endpoint)
+    router.add_api_route(
+        "/summarize",
+        _summarize,
+        methods=["POST"],
+        summary="Summarize texts",
+        description="Answers once an artifact for summarization is loaded; until then 404 says that there is none.",
+        response_class=Response,
+        status_code=404,
+        responses={404: PROBLEM, 401: PROBLEM},
+    )
+    return router
+
+
+async def _summarize(request: Request) -> Response:
+    request.app.state.serving.gate.enter(request.headers)
+    raise NotFoundError("no model for summarization is loaded, and this version cannot serve one yet; /v2/models lists what there is")
+
+
+def _add(router: APIRouter, endpoint: Endpoint) -> None:
+    async def post(request: Request) -> Response:
+        return await handle(endpoint, request)
+
+    body = {"schema": {"$ref": SCHEMAS.format(model=endpoint.body.__name__)}, "examples": endpoint.examples}
+    answers: dict[int | str, dict[str, Any]] = dict.fromkeys(STATUSES, PROBLEM)
+    answers[200] = {
+        "model": endpoint.answer,
+        "description": "The answers; headers say who answered and where the time went.",
+        "headers": answer_headers(),
+    }
+    router.add_api_route(
+        endpoint.path,
+        post,
+        methods=["POST"],
+        summary=endpoint.summary,
+        description=endpoint.description,
+        operation_id=endpoint.path.strip("/"),
+        responses=answers,
+        response_class=Response,
+        openapi_extra={
+            "requestBody": {"required": True, "content": {JSON: body}},
+            "parameters": request_headers(),
+        },
+    )

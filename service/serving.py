@@ -1,0 +1,200 @@
+"""What an application holds while it runs: what is served, the scheduler with its runners, the counts, and whether it is ready."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from prometheus_client.core import Metric
+
+from service.errors import SecateurError
+from service.keys import Gate, read_keys
+from service.metrics import Metrics, counter, gauge, labelled
+from service.model import Model
+from service.registry import Registry, Served
+from service.runners import Runners
+from service.runtime.machine import core_count, instruction_sets
+from service.scheduler import Engine, Job, Limits, Scheduler
+from service.settings import Settings
+from service.tasks.base import Outputs, Request, Response
+from service.tokenization import Row
+
+WATCH_SECONDS = 0.5
+PROBE_SECONDS = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Serving:
+    """One application's state; `start` and `stop` are called by its lifespan, once each.
+
+    Attributes:
+        settings: of this application.
+        registry: what is served now; a reload puts another one here.
+    """
+
+    settings: Settings
+    registry: Registry
+    metrics: Metrics = field(default_factory=Metrics)
+    started_at: float = field(default_factory=time.time)
+    draining: bool = False
+    suspect: str | None = None
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        keys = () if settings.api_keys is None else read_keys(settings.api_keys, tokens_per_minute=settings.tokens_per_minute)
+        self.gate = Gate(keys)
+        count = settings.runners or core_count()
+        self.scheduler = Scheduler(_limits(settings, count), called=self._called)
+        self.runners = Runners(self.scheduler, count, stuck_seconds=settings.stuck_s)
+        self.metrics.observe(self._observed)
+        self._started = False
+        self._reloading = asyncio.Lock()
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the runners and the watch over them."""
+        self.runners.start()
+        self._watch = asyncio.create_task(self._watch_runners())
+        self._started = True
+
+    async def stop(self) -> None:
+        """Finish what was let in, and end."""
+        self.draining = True
+        if self._watch is not None:
+            self._watch.cancel()
+        finished = await asyncio.to_thread(self.runners.stop, self.settings.drain_s)
+        if not finished:
+            _log.error("some work was not done within %g s of shutting down", self.settings.drain_s)
+
+    def not_ready(self) -> str | None:
+        """Why requests should go elsewhere; None when they should not."""
+        if not self._started:
+            return "starting"
+        if self.draining or not self.scheduler.is_open:
+            return "shutting down"
+        return self.suspect
+
+    async def reload(self) -> Registry:
+        """Load the models folder again and serve that; whatever is wrong with it, what was served stays. Raises what was wrong."""
+        async with self._reloading:
+            try:
+                registry = await asyncio.to_thread(Registry.load, self.settings)
+            except SecateurError as error:
+                self.metrics.reloads.labels("failed").inc()
+                _log.error("nothing was reloaded: %s", error)
+                raise
+            self.registry = registry
+            self.metrics.reloads.labels("done").inc()
+            return registry
+
+    def count(self, served: Served, jobs: Sequence[Job]) -> None:
+        """Count finished jobs."""
+        manifest = served.manifest
+        labels = (manifest.task, manifest.name, manifest.variant)
+        metrics = self.metrics
+        for job in jobs:
+            metrics.queue.labels(*labels).observe(job.queue_seconds)
+            metrics.tokenize.labels(*labels).observe(job.tokenize_seconds)
+            metrics.inference.labels(*labels).observe(job.inference_seconds)
+            metrics.postprocess.labels(*labels).observe(job.postprocess_seconds)
+            metrics.tokens.labels("input", *labels).inc(job.tokens)
+
+    def _called(self, engine: Engine, rows: int, tokens: int) -> None:
+        if isinstance(engine, Model):
+            manifest = engine.manifest
+            self.metrics.batch_rows.observe(rows)
+            self.metrics.batch_tokens.observe(tokens)
+            self.metrics.tokens.labels("padded", manifest.task, manifest.name, manifest.variant).inc(tokens)
+
+    async def _watch_runners(self) -> None:
+        """Replace runners that are stuck or dead; not ready until an answer has come through again."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            problems = self.runners.check()
+            if problems:
+                self.suspect = f"a runner {problems[0]}"
+            if self.suspect is not None and await asyncio.to_thread(self._answers):
+                self.suspect = None
+
+    def _answers(self) -> bool:
+        """Whether a row gets through a runner and a model."""
+        done = threading.Event()
+        probe = _Probe(next(iter(self.registry.served.values())).model)
+        job = Job(probe, Request(), 0, time.monotonic() + PROBE_SECONDS, lambda _: done.set())
+        try:
+            self.scheduler.submit(job)
+        except SecateurError:
+            return False
+        return done.wait(PROBE_SECONDS) and job.error is None
+
+    def _observed(self) -> Iterable[Metric]:
+        requests, rows, tokens = self.scheduler.depth
+        busy = self.runners.busy_seconds
+        yield gauge("queue_depth", "Texts that wait or run.", requests)
+        yield gauge("queue_rows", "Windows that wait.", rows)
+        yield gauge("queue_tokens", "Tokens of those windows.", tokens)
+        yield gauge("ready", "Whether requests should be sent here.", float(self.not_ready() is None))
+        yield gauge("runners", "Calls that may run at once.", len(self.runners))
+        yield counter("runners_replaced", "Runners that were stuck or died.", self.runners.replaced)
+        yield counter("runner_busy_seconds", "Time that runners were at work, all together.", busy)
+        isa = " ".join(instruction_sets())
+        served = self.registry.served.values()
+        yield labelled(
+            "model_info",
+            "What is served.",
+            ("model", "variant", "revision", "runtime", "precision", "isa"),
+            (((s.manifest.name, s.manifest.variant, s.revision, s.model.session.runtime, s.manifest.precision, isa), 1.0) for s in served),
+        )
+        yield labelled(
+            "variant_accuracy",
+            "Measured offline, in percent.",
+            ("model", "variant", "metric", "dataset", "split"),
+            (
+                ((s.manifest.name, s.manifest.variant, metric.name, metric.dataset, metric.split), metric.value)
+                for s in served
+                for metric in s.manifest.metrics
+            ),
+        )
+
+
+class _Probe:
+    """A model that is asked for nothing but to run one row."""
+
+    batches = False
+
+    def __init__(self, model: Model) -> None:
+        self._session = model.session
+
+    def rows(self, request: Request) -> list[Row]:
+        """One row of one token."""
+        del request
+        zero, place = np.zeros(1, dtype=np.int64), np.zeros((1, 2), dtype=np.int64)
+        return [Row(input_ids=zero, token_type_ids=zero, offsets=place, context_mask=zero > 0)]
+
+    def run_batch(self, rows: Sequence[Row]) -> list[Outputs]:
+        """Run it."""
+        return [self._session.run(row.feed()) for row in rows]
+
+    def respond(self, request: Request, rows: Sequence[Row], outputs: Sequence[Outputs]) -> Response:
+        """Nothing."""
+        del request, rows, outputs
+        return Response()
+
+
+def _limits(settings: Settings, runners: int) -> Limits:
+    return Limits(
+        requests=settings.queue_requests,
+        characters=settings.queue_characters,
+        rows=settings.queue_rows,
+        tokens=settings.queue_tokens,
+        batch_tokens=settings.batch_tokens,
+        request_rows=settings.max_windows,
+        request_tokens=settings.max_request_tokens,
+        wait_seconds=settings.queue_wait_ms / 1000,
+        runners=runners,
+    )
