@@ -7,15 +7,24 @@ The loop never waits for a lock that a runner holds while it computes, and a run
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from service.errors import DeadlineError, GoneError
 from service.scheduler import Engine, Job, Scheduler
 from service.tasks.base import Request
 
+WATCH_AFTER_SECONDS = 0.02
+
 
 async def answer(
-    scheduler: Scheduler, engine: Engine, requests: Sequence[Request], *, seconds: float, gone: Awaitable[None], partial: bool = False
+    scheduler: Scheduler,
+    engine: Engine,
+    requests: Sequence[Request],
+    *,
+    seconds: float,
+    gone: Callable[[], Coroutine[Any, Any, None]],
+    partial: bool = False,
 ) -> list[Job]:
     """The finished jobs of these requests, in order.
 
@@ -26,15 +35,14 @@ async def answer(
         engine: answers.
         requests: of one client.
         seconds: `DeadlineError` after so long.
-        gone: `GoneError` when this comes to an end.
+        gone: `GoneError` when this comes to an end. It is not begun before the wait is a long one: most answers are there sooner.
         partial: whether some may fail.
     """
     group = _Group(len(requests), partial=partial)
     deadline = time.monotonic() + seconds
     jobs = [Job(engine, request, request.characters, deadline, group.done) for request in requests]
     alarm = asyncio.get_running_loop().call_later(seconds, group.fail, DeadlineError("there was no answer in the time allowed"))
-    watch = asyncio.ensure_future(gone)
-    watch.add_done_callback(lambda _: group.fail(GoneError("the client left")))
+    watching = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, group.watch, gone)
     try:
         for job in jobs:
             if deadline <= time.monotonic():  # the scheduler would say that it is overloaded
@@ -48,7 +56,8 @@ async def answer(
         group.settled = True
         group.finished.cancel()
         alarm.cancel()
-        watch.cancel()
+        watching.cancel()
+        group.watch_no_more()
         for job in jobs:
             if job.number >= 0 and not job.finished:  # what was refused is not the scheduler's to drop
                 scheduler.cancel(job)
@@ -75,6 +84,17 @@ class _Group:
         self._left, self._partial = count, partial
         self.finished: asyncio.Future[Job | None] = self._loop.create_future()
         self.settled = False
+        self._watch: asyncio.Task[None] | None = None
+
+    def watch(self, gone: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Fail when this comes to an end."""
+        self._watch = self._loop.create_task(gone())
+        self._watch.add_done_callback(lambda _: self.fail(GoneError("the client left")))
+
+    def watch_no_more(self) -> None:
+        """The wait is over."""
+        if self._watch is not None:
+            self._watch.cancel()
 
     def done(self, job: Job) -> None:
         """Called by runners, and by the loop itself when it cancels."""

@@ -50,6 +50,26 @@ def serve(settings: Settings) -> None:
     run(settings, ready=click.echo)
 
 
+@main.command()
+@click.argument("artifacts", nargs=-1, metavar="[DIR]...")
+@click.option("--seconds", type=click.FloatRange(min=1), default=90.0, show_default=True, help="About how long to measure.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def doctor(settings: Settings, artifacts: tuple[str, ...], seconds: float, as_json: bool) -> None:
+    """Measure runtimes and layouts on this machine, and print the settings that follow.
+
+    Without DIR, all artifacts of the models folder. Leave the machine alone meanwhile.
+
+    \b
+    Examples:
+      secateur-serve doctor
+      secateur-serve doctor models/qa/compact models/qa/compact-int8 --seconds 30
+    """
+    from service.doctor import doctor as measure
+
+    measure([find_artifact(name, settings) for name in artifacts] or all_artifacts(settings), seconds=seconds, as_json=as_json)
+
+
 @main.command("make-key")
 @click.argument("name")
 @click.option("--admin", is_flag=True, help="It may reload.")

@@ -1,6 +1,7 @@
 """What the service counts, for Prometheus. Names carry units; labels are bounded: tasks, variants, statuses and reasons, never input."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -33,7 +34,24 @@ class Metrics:
         self.batch_rows = self._histogram("batch_rows", "Rows in one call.", (), ROWS)
         self.batch_tokens = self._histogram("batch_tokens", "Padded tokens in one call.", (), TOKENS)
         self.reloads = self._counter("reloads", "Reloads of the models folder.", ("outcome",))
+        self._variants: dict[tuple[str, str, str], VariantMetrics] = {}
         self.inflight = Gauge("secateur_inflight", "Requests that have not been answered.", registry=self.registry)
+
+    def of(self, task: str, model: str, variant: str) -> "VariantMetrics":
+        """What is counted of one variant; looked up once, as each look-up costs every request."""
+        labels = (task, model, variant)
+        found = self._variants.get(labels)
+        if found is None:
+            found = VariantMetrics(
+                queue=self.queue.labels(*labels),
+                tokenize=self.tokenize.labels(*labels),
+                inference=self.inference.labels(*labels),
+                postprocess=self.postprocess.labels(*labels),
+                input_tokens=self.tokens.labels("input", *labels),
+                padded_tokens=self.tokens.labels("padded", *labels),
+            )
+            self._variants[labels] = found
+        return found
 
     def observe(self, read: Callable[[], Iterable[Metric]]) -> None:
         """Collect these too, whenever the metrics are read."""
@@ -44,6 +62,18 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...] = SECONDS) -> Histogram:
         return Histogram(f"secateur_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+
+@dataclass(frozen=True)
+class VariantMetrics:
+    """The counts of one variant."""
+
+    queue: Histogram
+    tokenize: Histogram
+    inference: Histogram
+    postprocess: Histogram
+    input_tokens: Counter
+    padded_tokens: Counter
 
 
 class _Observed(Collector):

@@ -101,7 +101,7 @@ def kind_of(error: BaseException) -> Kind:
 def problem(error: BaseException, *, instance: str, request_id: str) -> Response:
     """The response to an error; of one that is the server's own fault nothing but the request id leaves the house."""
     kind = kind_of(error)
-    detail = _detail(error, kind, request_id)
+    detail = detail_of(error, request_id)
     retry = getattr(error, "retry_after", 1.0) if kind.status in (429, 503) else None
     document = Problem(
         type=f"urn:secateur:problem:{kind.name}",
@@ -132,10 +132,11 @@ def fields_of(error: BaseException) -> list[FieldProblem]:
     return []
 
 
-def _detail(error: BaseException, kind: Kind, request_id: str) -> str:
+def detail_of(error: BaseException, request_id: str) -> str:
+    """What a client is told of an error; of one that is the server's own fault the log is told."""
     if isinstance(error, HTTPException):
         return str(error.detail)
-    if kind is INTERNAL:
+    if kind_of(error) is INTERNAL:
         _log.error("request %s failed", request_id, exc_info=error)
         return f"the server's log says more, under {request_id}"
     return " ".join(str(error).split())

@@ -18,6 +18,7 @@ from service.artifact import MANIFEST_NAME, Manifest, TaskName, read_manifest, r
 from service.errors import ArtifactError, GoldenError, NotFoundError, SettingsError
 from service.model import Model
 from service.runtime import RuntimeOptions
+from service.runtime.machine import instruction_sets
 from service.settings import Settings
 
 WARM_LENGTHS = (1, 32, 128)
@@ -189,9 +190,15 @@ def _is_wanted(folder: Path, patterns: Sequence[str]) -> bool:
 
 
 def _options(settings: Settings, manifest: Manifest) -> RuntimeOptions:
-    """The runtime that the settings name for this variant, `<name>/<variant>` or `*`."""
+    """The runtime that the settings name for this variant, `<name>/<variant>` or `*`; in OpenVINO, bf16 where the processor has AMX."""
     name = settings.runtime.get(f"{manifest.name}/{manifest.variant}", settings.runtime.get("*", "onnxruntime"))
-    return RuntimeOptions(name=name, device=settings.device, threads=settings.threads or 1)
+    return RuntimeOptions(
+        name=name,
+        device=settings.device,
+        threads=settings.threads or 1,
+        callers=settings.runners,
+        precision="bf16" if name == "openvino" and "amx_bf16" in instruction_sets() else "f32",
+    )
 
 
 def _require_an_answer(served: Mapping[tuple[str, str], Served], left_out: Mapping[tuple[str, str], LeftOut]) -> None:

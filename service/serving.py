@@ -94,22 +94,20 @@ class Serving:
 
     def count(self, served: Served, jobs: Sequence[Job]) -> None:
         """Count finished jobs."""
-        manifest = served.manifest
-        labels = (manifest.task, manifest.name, manifest.variant)
-        metrics = self.metrics
+        counts = self.metrics.of(served.manifest.task, served.manifest.name, served.manifest.variant)
         for job in jobs:
-            metrics.queue.labels(*labels).observe(job.queue_seconds)
-            metrics.tokenize.labels(*labels).observe(job.tokenize_seconds)
-            metrics.inference.labels(*labels).observe(job.inference_seconds)
-            metrics.postprocess.labels(*labels).observe(job.postprocess_seconds)
-            metrics.tokens.labels("input", *labels).inc(job.tokens)
+            counts.queue.observe(job.queue_seconds)
+            counts.tokenize.observe(job.tokenize_seconds)
+            counts.inference.observe(job.inference_seconds)
+            counts.postprocess.observe(job.postprocess_seconds)
+            counts.input_tokens.inc(job.tokens)
 
     def _called(self, engine: Engine, rows: int, tokens: int) -> None:
         if isinstance(engine, Model):
             manifest = engine.manifest
             self.metrics.batch_rows.observe(rows)
             self.metrics.batch_tokens.observe(tokens)
-            self.metrics.tokens.labels("padded", manifest.task, manifest.name, manifest.variant).inc(tokens)
+            self.metrics.of(manifest.task, manifest.name, manifest.variant).padded_tokens.inc(tokens)
 
     async def _watch_runners(self) -> None:
         """Replace runners that are stuck or dead; not ready until an answer has come through again."""

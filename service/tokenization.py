@@ -88,6 +88,8 @@ class TextTokenizer:
         """One row of a text or a pair; when it is too long, the longer of the two texts is cut first."""
         encoding = self._encode(text, text_pair)
         sequence = _sequence_ids(encoding)
+        if len(sequence) <= max_length:
+            return _whole(encoding, sequence)
         counts = (int((sequence == 0).sum()), int((sequence == 1).sum()))
         kept = longest_first(counts, max_length - (len(sequence) - sum(counts)))
         keep = np.ones(len(sequence), dtype=np.bool_)
@@ -129,8 +131,10 @@ class TextTokenizer:
                 f"the context takes {len(starts)} windows, at most {most} are taken; shorten it or lower the stride", field="context"
             )
         begin, end = (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (len(sequence), len(sequence))
-        before, after = np.setdiff1d(np.arange(begin), cut), np.arange(end, len(sequence))
         whole = _whole(encoding, sequence)
+        if len(starts) == 1 and not len(cut):
+            return [whole]
+        before, after = np.setdiff1d(np.arange(begin), cut), np.arange(end, len(sequence))
         return [_take(whole, np.concatenate([before, inside[first : first + room], after]), first=first) for first in starts]
 
     def _encode(self, text: str, text_pair: str | None) -> Encoding:

@@ -1,6 +1,7 @@
 """`secateur-serve doctor`: what this machine makes of the artifacts, measured, and the settings that follow. `doctor` is the command."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,6 @@ def doctor(folders: Sequence[Path], *, seconds: float = DEFAULT_SECONDS, as_json
         seconds: about how long it takes in all.
         as_json: print one JSON object instead of the table.
     """
-    with click.progressbar(range(2 * len(folders)), label="Measuring", file=click.get_text_stream("stderr")) as bar:
+    with click.progressbar(range(2 * len(folders)), label="Measuring", file=sys.stderr) as bar:
         report = probe(folders, seconds=seconds, visited=lambda: bar.update(1))
     click.echo(json.dumps(report.as_dict()) if as_json else render(report))

@@ -46,7 +46,7 @@ class _Tally:
 
 @dataclass(frozen=True)
 class _Setting:
-    """What is measured. The order of its fields is the order of the table."""
+    """What is measured; for the fields see `Row`."""
 
     artifact: str
     runtime: RuntimeName
@@ -89,7 +89,7 @@ def probe(
             for refusal in _visit(folder, runtimes, layouts(cores or host.cores), lengths, tallies, until=until):
                 refusals[refusal.artifact, refusal.runtime] = refusal
         visited()
-    rows = [_row(setting, tally) for setting, tally in tallies.items()]
+    rows = [_row(setting, tally) for setting, tally in tallies.items() if (setting.artifact, setting.runtime) not in refusals]
     return Report(host, tuple(rows), tuple(refusals.values()), advised(rows))
 
 

@@ -166,7 +166,11 @@ def _table(rows: Sequence[Row]) -> list[str]:
         figures = [f"{row.tokens:>4}: {row.tokens_per_s:>8,.0f} {row.latency_ms:>8.2f} ms" for row in same]
         lines.append((artifact, runtime, str(layout), "  ".join(figures), "ok"))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    warned = any(row.layout.spinning for row in rows)
+    return (
+        [*table, "spinning: waiting threads keep their cores busy, to the cost of whatever else runs; never advised"] if warned else table
+    )
 
 
 def _refusal_lines(refusals: Sequence[Refusal]) -> list[str]:

@@ -15,7 +15,7 @@ from starlette.responses import Response as HttpResponse
 from service.answering import JobError, answer
 from service.artifact import TaskName
 from service.errors import FormatError, GoneError, MalformedError, RequestError, TooLargeError
-from service.problems import kind_of
+from service.problems import detail_of, kind_of
 from service.registry import Served
 from service.routes.wire import Body, Failed, pointed, read_body
 from service.scheduler import Job
@@ -94,7 +94,8 @@ async def handle(endpoint: Endpoint, request: HttpRequest) -> HttpResponse:
     tokens = sum(job.tokens for job in jobs)
     serving.gate.spend(key, tokens)
     serving.count(served, jobs)
-    entries = [_entry(endpoint, body, Answered(item, job, served)) for item, job in zip(items, jobs, strict=True)]
+    answered = [Answered(item, job, served) for item, job in zip(items, jobs, strict=True)]
+    entries = [_entry(endpoint, body, each, request.state.request_id) for each in answered]
     document = endpoint.document(body, entries)
     return HttpResponse(to_json(document, inf_nan_mode="constants"), headers=_headers(served, jobs, tokens), media_type=JSON)
 
@@ -145,7 +146,7 @@ async def _answers(
 ) -> list[Job]:
     requests = [item.request for item in items]
     try:
-        return await answer(serving.scheduler, served.model, requests, seconds=seconds, gone=_gone(request), partial=partial)
+        return await answer(serving.scheduler, served.model, requests, seconds=seconds, gone=lambda: _gone(request), partial=partial)
     except JobError as failed:
         if isinstance(failed.error, RequestError):
             raise pointed(failed.error, items[failed.index].where) from failed.error
@@ -158,14 +159,13 @@ async def _gone(request: HttpRequest) -> None:
         pass
 
 
-def _entry(endpoint: Endpoint, body: Body, answered: Answered) -> Any:  # noqa: ANN401 - the task's own
+def _entry(endpoint: Endpoint, body: Body, answered: Answered, request_id: str) -> Any:  # noqa: ANN401 - the task's own
     error = answered.job.error
     if error is None:
         return endpoint.entry(body, answered)
     if isinstance(error, GoneError) or not isinstance(error, Exception):
         raise error
-    kind = kind_of(error)
-    return Failed(error=str(error) if kind.status < 500 else kind.title, error_type=kind.name)
+    return Failed(error=detail_of(error, request_id), error_type=kind_of(error).name)
 
 
 def _check_size(items: Sequence[Item], settings: Settings) -> None:

@@ -10,7 +10,6 @@ from service.routes.wire import MOST_ITEMS, NOT_BLANK, Body, Failed, ModelName, 
 from service.settings import Settings
 from service.tasks.classify import ClassifyRequest, ClassifyResponse, Function, LabelScore, LongText
 
-
 Filled = Annotated[str, Field(json_schema_extra=NOT_BLANK)]
 
 

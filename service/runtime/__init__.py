@@ -5,7 +5,6 @@ A runtime is one file of this package plus one line of `RUNTIMES`; it is importe
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -72,18 +71,12 @@ def _cuda(model: Path, options: RuntimeOptions) -> Session:
 
 
 def _openvino(model: Path, options: RuntimeOptions) -> Session:
-    _require("openvino", "openvino")
-    from service.runtime.openvino import OpenVinoSession
+    try:
+        from service.runtime.openvino import OpenVinoSession
+    except ImportError as error:
+        raise RuntimeUnavailableError(f"openvino cannot be imported ({error}); install it: pip install 'secateur[openvino]'") from error
 
     return OpenVinoSession(model, threads=options.threads, callers=options.callers, precision=options.precision)
-
-
-def _require(package: str, extra: str) -> None:
-    """Import a package that only an extra brings, in one clear line when it is not there."""
-    try:
-        import_module(package)
-    except ImportError as error:
-        raise RuntimeUnavailableError(f"{package} cannot be imported ({error}); install it: pip install 'secateur[{extra}]'") from error
 
 
 RUNTIMES: dict[tuple[RuntimeName, Device], Callable[[Path, RuntimeOptions], Session]] = {

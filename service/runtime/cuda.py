@@ -56,7 +56,7 @@ class BoundSession:
                 binding.bind_output(name, self._device)
             self._session.run_with_iobinding(binding)
             values = binding.copy_outputs_to_cpu()
-        except ERRORS as error:
+        except (*ERRORS, RuntimeError) as error:  # with IO binding a run that fails raises a plain RuntimeError
             raise ArtifactError(f"ONNX Runtime {ort.__version__} cannot run the graph ({one_line(error)}); export it again") from error
         return dict(zip(self.outputs, values, strict=True))
 

@@ -1,7 +1,7 @@
 """Padding of a feed to one of few lengths, for runtimes that pay in time or memory for every new shape.
 
 Padding is not attended to, so it changes nothing but the last bits, in a graph that takes an attention mask and quantizes nothing on
-the fly; other feeds are left as they are.
+the fly. Other graphs are not to be padded.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,9 +24,7 @@ def bucket_for(length: int, buckets: Sequence[int]) -> int:
 
 
 def pad_feed(feed: Mapping[str, Array], length: int) -> dict[str, Array]:
-    """Inputs [batch, sequence] with zeros up to [batch, length]; as they are without an attention mask."""
-    if MASK not in feed:
-        return dict(feed)
+    """Inputs [batch, sequence] with zeros up to [batch, length]. The caller sees to it that one of them is the attention mask."""
     return {name: np.pad(values, ((0, 0), (0, length - values.shape[1]))) for name, values in feed.items()}
 
 

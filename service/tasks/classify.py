@@ -76,7 +76,9 @@ class Classification:
         self, request: ClassifyRequest, rows: Sequence[Row], outputs: Sequence[Outputs], manifest: Manifest
     ) -> ClassifyResponse:
         """Labels from `logits`, [1, labels] of each row; of several rows their mean."""
-        logits = np.mean([np.asarray(output["logits"], dtype=np.float64)[0] for output in outputs], axis=0)
+        logits = np.asarray(outputs[0]["logits"], dtype=np.float64)[0]
+        if len(outputs) > 1:
+            logits = np.mean([np.asarray(output["logits"], dtype=np.float64)[0] for output in outputs], axis=0)
         if len(logits) != len(manifest.labels) or not np.isfinite(logits).all():
             raise ArtifactError(
                 f"the model gave logits of shape {logits.shape}, finite: {bool(np.isfinite(logits).all())}; "

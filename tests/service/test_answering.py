@@ -22,7 +22,9 @@ def asked(*requests: Numbers, seconds: float = 10.0, partial: bool = False, leav
     scheduler, engine = Scheduler(limits or Limits()), FakeEngine(poison=13)
 
     async def main() -> list[Job]:
-        gone = asyncio.sleep(0 if leave else 60)
+        async def gone() -> None:
+            await asyncio.sleep(0 if leave else 60)
+
         if not leave:
             threading.Timer(0.01 if seconds > 1 else 0.3, work_off, [scheduler]).start()
         try:

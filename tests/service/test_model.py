@@ -28,6 +28,7 @@ class FakeSession:
 
     inputs = ("input_ids", "attention_mask")
     outputs = ("logits",)
+    runtime = "fake"
 
     def __init__(self) -> None:
         """Nothing has been fed yet."""

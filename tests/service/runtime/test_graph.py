@@ -162,3 +162,10 @@ def test_weights_are_skipped_by_length():
     begin = time.process_time()
     read_graph(data)
     assert time.process_time() - begin < 1.0
+
+
+def test_operators_are_named_those_of_subgraphs_too():
+    """What a graph computes with is known before any runtime sees it."""
+    branch = helper.make_graph([helper.make_node("DynamicQuantizeLinear", ["x"], ["a", "b", "c"])], "branch", [], [])
+    facts = read_graph(_model_of(helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)).SerializeToString())
+    assert facts.operators == {"If", "DynamicQuantizeLinear"}

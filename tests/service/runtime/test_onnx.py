@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 from service.errors import ArtifactError
-from service.runtime.onnx import OnnxSession, machine
+from service.runtime.onnx import OnnxSession, base_options, machine
 from tests.service.builders import classify_model, onnx_model, qa_model
 
 IDS = np.array([[1, 2, 3]], dtype=np.int64)
@@ -76,3 +76,9 @@ def test_input_that_the_graph_cannot_take_is_an_artifact_error():
 def test_machine_names_the_runtime():
     """A latency's machine says which runtime it was."""
     assert machine().runtime == f"onnxruntime {onnxruntime.__version__}"
+
+
+def test_sessions_keep_no_plan_for_each_length():
+    """Patterns of memory are off, so that rows of mixed lengths do not fill it."""
+    assert not base_options(threads=1).enable_mem_pattern
+    assert base_options(threads=1).enable_cpu_mem_arena
