@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     )
 
     max_body_bytes: int = Field(default=2 * 2**20, ge=1024, description="Largest body.")
-    max_items: int = Field(default=32, ge=1, description="Most texts or questions in one request.")
+    max_items: int = Field(default=32, ge=1, le=1024, description="Most texts or questions in one request.")
     max_characters: int = Field(default=200_000, ge=1, le=1_000_000, description="Most characters in one text.")
     max_windows: int = Field(default=64, ge=1, le=512, description="Most windows that one text may take.")
     max_request_tokens: int = Field(default=32_768, ge=1, description="Most tokens that the windows of one text may take.")
