@@ -41,8 +41,7 @@ async def answer(
     group = _Group(len(requests), partial=partial)
     deadline = time.monotonic() + seconds
     jobs = [Job(engine, request, request.characters, deadline, group.done) for request in requests]
-    alarm = asyncio.get_running_loop().call_later(seconds, group.fail, DeadlineError("there was no answer in the time allowed"))
-    watching = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, group.watch, gone)
+    group.wait(seconds, gone)
     try:
         for job in jobs:
             if deadline <= time.monotonic():  # the scheduler would say that it is overloaded
@@ -53,11 +52,7 @@ async def answer(
             raise JobError(jobs.index(failed), failed.error)
         return jobs
     finally:
-        group.settled = True
-        group.finished.cancel()
-        alarm.cancel()
-        watching.cancel()
-        group.watch_no_more()
+        group.settle()
         for job in jobs:
             if job.number >= 0 and not job.finished:  # what was refused is not the scheduler's to drop
                 scheduler.cancel(job)
@@ -85,14 +80,19 @@ class _Group:
         self.finished: asyncio.Future[Job | None] = self._loop.create_future()
         self.settled = False
         self._watch: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, gone: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Fail when this comes to an end."""
-        self._watch = self._loop.create_task(gone())
-        self._watch.add_done_callback(lambda _: self.fail(GoneError("the client left")))
+    def wait(self, seconds: float, gone: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Fail after so long, or when `gone` comes to an end; one timer, as most waits end before it."""
+        first = min(seconds, WATCH_AFTER_SECONDS)
+        self._timer = self._loop.call_later(first, self._wait_longer, seconds - first, gone)
 
-    def watch_no_more(self) -> None:
+    def settle(self) -> None:
         """The wait is over."""
+        self.settled = True
+        self.finished.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._watch is not None:
             self._watch.cancel()
 
@@ -107,6 +107,11 @@ class _Group:
         """End the wait with this error."""
         if not self.settled and not self.finished.done():
             self.finished.set_exception(error)
+
+    def _wait_longer(self, seconds: float, gone: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._timer = self._loop.call_later(seconds, self.fail, DeadlineError("there was no answer in the time allowed"))
+        self._watch = self._loop.create_task(gone())
+        self._watch.add_done_callback(lambda _: self.fail(GoneError("the client left")))
 
     def _note(self, job: Job) -> None:
         self._left -= 1

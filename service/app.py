@@ -11,13 +11,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope
 
 from service.envelope import Envelope
 from service.errors import NotFoundError
 from service.problems import problem
 from service.registry import Registry
 from service.routes import ENDPOINTS
-from service.routes.base import JSON, Endpoint, handle
+from service.routes.base import JSON, Call, Endpoint, handle
 from service.routes.control import PROBLEM, admin_routes, metrics_routes, model_routes, open_routes
 from service.routes.documentation import SCHEMAS, answer_headers, documented, request_headers
 from service.serving import Serving
@@ -69,7 +70,7 @@ def _application(serving: Serving, title: str, *, apart: bool, lifespan: Any = N
     app.add_exception_handler(HTTPException, _on_http_error)
     app.openapi = documented(app, serving.settings)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     paths = frozenset(endpoint.path for endpoint in ENDPOINTS) | {"/summarize", "/metrics", "/v2/health/ready", "/v2/health/live"}
-    posts = {} if apart else {endpoint.path: partial(handle, endpoint) for endpoint in ENDPOINTS}
+    posts = {} if apart else {endpoint.path: partial(_post, endpoint) for endpoint in ENDPOINTS}
     app.add_middleware(Envelope, serving=serving, routes=paths, posts=posts)
     return app
 
@@ -111,9 +112,13 @@ async def _summarize(request: Request) -> Response:
     raise NotFoundError("no model for summarization is loaded, and this version cannot serve one yet; /v2/models lists what there is")
 
 
+async def _post(endpoint: Endpoint, scope: Scope, receive: Receive) -> Response:
+    return await handle(endpoint, Call.of(scope, receive))
+
+
 def _add(router: APIRouter, endpoint: Endpoint) -> None:
     async def post(request: Request) -> Response:  # for the documentation, and below a prefix: otherwise the envelope is quicker
-        return await handle(endpoint, request)
+        return await _post(endpoint, request.scope, request.receive)
 
     body = {"schema": {"$ref": SCHEMAS.format(model=endpoint.body.__name__)}, "examples": endpoint.examples}
     answers: dict[int | str, dict[str, Any]] = dict.fromkeys(STATUSES, PROBLEM)

@@ -4,13 +4,12 @@ Plain ASGI, as each layer between the socket and the work costs every request.
 """
 
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,7 +39,7 @@ class Envelope:
         app: ASGIApp,
         serving: "Serving",
         routes: frozenset[str],
-        posts: Mapping[str, Callable[[Request], Awaitable[Response]]],
+        posts: Mapping[str, Callable[[Scope, Receive], Awaitable[Response]]],
     ) -> None:
         """Put it around an application.
 
@@ -58,18 +57,18 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         visit = _Visit(scope, send, last=self._serving.draining)
-        self._serving.metrics.inflight.inc()
+        self._serving.inflight += 1
         try:
             post = self._posts.get(scope["path"]) if scope["method"] == "POST" else None
             if post is None:
                 await self._app(scope, receive, visit.send)
             else:
-                response = await post(Request(scope, receive))
+                response = await post(scope, receive)
                 await response(scope, receive, visit.send)
         except Exception as error:
             await self._fail(visit, error, scope, receive)
         finally:
-            self._serving.metrics.inflight.dec()
+            self._serving.inflight -= 1
             self._note(visit, scope)
 
     async def _fail(self, visit: "_Visit", error: Exception, scope: Scope, receive: Receive) -> None:
@@ -90,8 +89,7 @@ class Envelope:
         seconds = visit.seconds
         variant = scope["state"].get("variant", "")
         status = visit.status or INTERNAL.status
-        self._serving.metrics.requests.labels(route, variant, str(status)).inc()
-        self._serving.metrics.duration.labels(route).observe(seconds)
+        self._serving.metrics.answered(route, variant, status, seconds)
         if REQUESTS.isEnabledFor(logging.INFO):
             fields = {
                 "request_id": visit.request_id,
@@ -113,7 +111,7 @@ class _Visit:
         self._send = send
         self._added = [(b"connection", b"close")] if last else []
         given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
-        self.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        self.request_id = given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         scope.setdefault("state", {})["request_id"] = self.request_id
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -35,7 +35,16 @@ class Metrics:
         self.batch_tokens = self._histogram("batch_tokens", "Padded tokens in one call.", (), TOKENS)
         self.reloads = self._counter("reloads", "Reloads of the models folder.", ("outcome",))
         self._variants: dict[tuple[str, str, str], VariantMetrics] = {}
-        self.inflight = Gauge("secateur_inflight", "Requests that have not been answered.", registry=self.registry)
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def answered(self, route: str, variant: str, status: int, seconds: float) -> None:
+        """Count an answer."""
+        key = (route, variant, status)
+        found = self._answered.get(key)
+        if found is None:
+            found = self._answered[key] = self.requests.labels(route, variant, str(status)), self.duration.labels(route)
+        found[0].inc()
+        found[1].observe(seconds)
 
     def of(self, task: str, model: str, variant: str) -> "VariantMetrics":
         """What is counted of one variant; looked up once, as each look-up costs every request."""

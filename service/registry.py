@@ -10,6 +10,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,13 @@ class Served:
     def key(self) -> str:
         """`<name>/<variant>`."""
         return f"{self.manifest.name}/{self.manifest.variant}"
+
+    @cached_property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Who it is, for every answer."""
+        values = (self.manifest.name, self.manifest.variant, self.revision, self.model.session.runtime)
+        names = (b"x-model-name", b"x-model-variant", b"x-model-revision", b"x-runtime")
+        return tuple((name, value.encode("latin-1", "replace")) for name, value in zip(names, values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -106,12 +115,11 @@ class Registry:
 
     def models(self) -> list[str]:
         """Names of models, in alphabetical order."""
-        return sorted({name for name, _ in self.served})
+        return list(self._variants)
 
     def variants(self, name: str) -> list[Served]:
         """Variants of a model, the one that answers by default first."""
-        found = [served for (model, _), served in self.served.items() if model == name]
-        return sorted(found, key=lambda served: self._rank(served.manifest.variant))
+        return self._variants.get(name, [])
 
     def choose(self, task: TaskName, *, model: str | None = None, variant: str | None = None, sticky: str = "") -> Served:
         """Which variant answers; `NotFoundError` lists what there is.
@@ -132,6 +140,11 @@ class Registry:
             known = ", ".join(served.manifest.variant for served in found)
             raise NotFoundError(f"{name} has no variant {variant!r}; its variants are {known}")
         return chosen
+
+    @cached_property
+    def _variants(self) -> dict[str, list[Served]]:
+        ordered = sorted(self.served.values(), key=lambda served: (served.manifest.name, self._rank(served.manifest.variant)))
+        return {name: list(group) for name, group in groupby(ordered, key=lambda served: served.manifest.name)}
 
     def _model(self, task: TaskName, model: str | None) -> str:
         able = [name for name in self.models() if self.variants(name)[0].manifest.task == task]

@@ -6,6 +6,7 @@ SIGINT: the same without the delay. SIGHUP: reload.
 
 import asyncio
 import contextlib
+import gc
 import json
 import signal
 import socket
@@ -39,6 +40,8 @@ def run(settings: Settings, *, ready: Callable[[str], object] = print) -> None:
     configure(settings.log_level, requests=settings.log_requests)
     registry = Registry.load(settings)
     app = create_app(settings, registry)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: looking through it again and again would cost each request
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(_listen(settings.host, settings.port))
         admin = None if settings.admin_port is None else stack.enter_context(_listen(settings.host, settings.admin_port))

@@ -35,6 +35,9 @@ class Serving:
     Attributes:
         settings: of this application.
         registry: what is served now; a reload puts another one here.
+        draining: whether the process is about to end.
+        inflight: requests that have not been answered.
+        suspect: what is wrong with a runner, until an answer has come through again.
     """
 
     settings: Settings
@@ -42,6 +45,7 @@ class Serving:
     metrics: Metrics = field(default_factory=Metrics)
     started_at: float = field(default_factory=time.time)
     draining: bool = False
+    inflight: int = 0
     suspect: str | None = None
 
     def __post_init__(self) -> None:
@@ -134,6 +138,7 @@ class Serving:
         requests, rows, tokens = self.scheduler.depth
         busy = self.runners.busy_seconds
         yield gauge("queue_depth", "Texts that wait or run.", requests)
+        yield gauge("inflight", "Requests that have not been answered.", self.inflight)
         yield gauge("queue_rows", "Windows that wait.", rows)
         yield gauge("queue_tokens", "Tokens of those windows.", tokens)
         yield gauge("ready", "Whether requests should be sent here.", float(self.not_ready() is None))

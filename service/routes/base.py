@@ -1,16 +1,15 @@
 """One POST per task: read the body, choose the variant, wait for the answers, say in headers who answered and where the time went."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import to_json
-from starlette.requests import ClientDisconnect
-from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
+from starlette.types import Receive, Scope
 
 from service.answering import JobError, answer
 from service.artifact import TaskName
@@ -74,62 +73,90 @@ class Endpoint:
     examples: dict[str, dict[str, Any]]
 
 
-async def handle(endpoint: Endpoint, request: HttpRequest) -> HttpResponse:
+@dataclass(frozen=True)
+class Call:
+    """A POST on its way, read no more often than it must be.
+
+    Attributes:
+        serving: the application's state.
+        headers: by lower-case name.
+        receive: ASGI's.
+        state: of the request, for the envelope.
+    """
+
+    serving: Serving
+    headers: dict[str, str]
+    receive: Receive
+    state: dict[str, Any]
+
+    @classmethod
+    def of(cls, scope: Scope, receive: Receive) -> "Call":
+        """From ASGI's scope."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        return cls(scope["app"].state.serving, headers, receive, scope["state"])
+
+
+class Answer(HttpResponse):
+    """JSON with headers that are bytes already: making them anew costs as much as the rest of the response."""
+
+    def __init__(self, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        self.status_code, self.body, self.background = 200, body, None
+        self.raw_headers = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode()), *headers]
+
+
+async def handle(endpoint: Endpoint, call: Call) -> HttpResponse:
     """Answer a POST."""
-    serving: Serving = request.app.state.serving
-    key = serving.gate.enter(request.headers)
-    require_json(request)
-    body = read_body(endpoint.body, await raw_body(request, serving.settings.max_body_bytes))
-    seconds = timeout(request, serving.settings)
+    serving, headers = call.serving, call.headers
+    settings = serving.settings
+    key = serving.gate.enter(headers)
+    require_json(headers)
+    body = read_body(endpoint.body, await raw_body(call, settings.max_body_bytes))
+    seconds = timeout(headers, settings)
+    request_id = call.state["request_id"]
     served = serving.registry.choose(
-        endpoint.task,
-        model=body.model,
-        variant=body.variant or request.headers.get("x-variant") or None,
-        sticky=request.state.request_id,
+        endpoint.task, model=body.model, variant=body.variant or headers.get("x-variant") or None, sticky=request_id
     )
-    request.state.variant = served.manifest.variant
-    items = list(islice(endpoint.items(body, serving.settings), serving.settings.max_items + 1))
-    _check_size(items, serving.settings)
-    jobs = await _answers(serving, served, items, request, seconds, partial=body.partial)
+    call.state["variant"] = served.manifest.variant
+    items = list(islice(endpoint.items(body, settings), settings.max_items + 1))
+    _check_count(items, settings)
+    jobs = await _answers(served, items, call, seconds, partial=body.partial)
     tokens = sum(job.tokens for job in jobs)
     serving.gate.spend(key, tokens)
     serving.count(served, jobs)
-    answered = [Answered(item, job, served) for item, job in zip(items, jobs, strict=True)]
-    entries = [_entry(endpoint, body, each, request.state.request_id) for each in answered]
-    document = endpoint.document(body, entries)
-    return HttpResponse(to_json(document, inf_nan_mode="constants"), headers=_headers(served, jobs, tokens), media_type=JSON)
+    entries = [_entry(endpoint, body, Answered(item, job, served), request_id) for item, job in zip(items, jobs, strict=True)]
+    return Answer(to_json(endpoint.document(body, entries), inf_nan_mode="constants"), _headers(served, jobs, tokens))
 
 
-def require_json(request: HttpRequest) -> None:
+def require_json(headers: Mapping[str, str]) -> None:
     """Refuse a body in another format, or packed: `FormatError`."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != JSON and not (kind.startswith("application/") and kind.endswith("+json")):
         raise FormatError(f"the body is {kind or 'of no declared type'}; send JSON, with `Content-Type: {JSON}`")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if headers.get("content-encoding", "identity").lower() != "identity":
         raise FormatError("packed bodies are not read; send it without Content-Encoding")
 
 
-async def raw_body(request: HttpRequest, most: int) -> bytes:
+async def raw_body(call: Call, most: int) -> bytes:
     """The body, read no further than `most` bytes: `TooLargeError`."""
-    refusal = TooLargeError(f"the body is longer than the {most} bytes that are taken; send less at once")
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and (len(declared) > 18 or int(declared) > most):
-        raise refusal
-    parts, size = [], 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                raise refusal
-            parts.append(part)
-    except ClientDisconnect:
-        raise GoneError("the client left before its request was complete") from None
-    return b"".join(parts)
+    declared = call.headers.get("content-length", "0")
+    long = declared.isdecimal() and (len(declared) > 18 or int(declared) > most)
+    parts, size, more = list[bytes](), 0, not long
+    while more:
+        message = await call.receive()
+        if message["type"] == "http.disconnect":
+            raise GoneError("the client left before its request was complete")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        long = size > most
+        more = message.get("more_body", False) and not long
+    if long:
+        raise TooLargeError(f"the body is longer than the {most} bytes that are taken; send less at once")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def timeout(request: HttpRequest, settings: Settings) -> float:
+def timeout(headers: Mapping[str, str], settings: Settings) -> float:
     """Seconds that a request has, from X-Request-Timeout-Ms."""
-    given = request.headers.get("x-request-timeout-ms")
+    given = headers.get("x-request-timeout-ms")
     if given is None:
         return settings.timeout_ms / 1000
     try:
@@ -141,21 +168,19 @@ def timeout(request: HttpRequest, settings: Settings) -> float:
     return min(milliseconds, settings.max_timeout_ms) / 1000
 
 
-async def _answers(
-    serving: Serving, served: Served, items: Sequence[Item], request: HttpRequest, seconds: float, *, partial: bool
-) -> list[Job]:
+async def _answers(served: Served, items: Sequence[Item], call: Call, seconds: float, *, partial: bool) -> list[Job]:
     requests = [item.request for item in items]
     try:
-        return await answer(serving.scheduler, served.model, requests, seconds=seconds, gone=lambda: _gone(request), partial=partial)
+        return await answer(call.serving.scheduler, served.model, requests, seconds=seconds, gone=lambda: _gone(call), partial=partial)
     except JobError as failed:
         if isinstance(failed.error, RequestError):
             raise pointed(failed.error, items[failed.index].where) from failed.error
         raise failed.error from None
 
 
-async def _gone(request: HttpRequest) -> None:
+async def _gone(call: Call) -> None:
     """Comes to an end when the client hangs up."""
-    while (await request.receive())["type"] != "http.disconnect":
+    while (await call.receive())["type"] != "http.disconnect":
         pass
 
 
@@ -168,32 +193,24 @@ def _entry(endpoint: Endpoint, body: Body, answered: Answered, request_id: str) 
     return Failed(error=detail_of(error, request_id), error_type=kind_of(error).name)
 
 
-def _check_size(items: Sequence[Item], settings: Settings) -> None:
+def _check_count(items: Sequence[Item], settings: Settings) -> None:
     if not items:
         raise RequestError("inputs is empty; send at least one", field="#/inputs")
     if len(items) > settings.max_items:
         raise TooLargeError(
             f"the request holds more inputs than the {settings.max_items} that are taken; send less at once", field="#/inputs"
         )
-    for item in items:
-        for name, pointer in item.where.items():
-            value = getattr(item.request, name)
-            if isinstance(value, str) and len(value) > settings.max_characters:
-                raise TooLargeError(f"{name} has {len(value)} characters, at most {settings.max_characters} are taken", field=pointer)
 
 
-def _headers(served: Served, jobs: Sequence[Job], tokens: int) -> dict[str, str]:
+def _headers(served: Served, jobs: Sequence[Job], tokens: int) -> list[tuple[bytes, bytes]]:
     """Who answered, and where the time of the slowest text went, in milliseconds."""
     queue, tokenize, infer = (
         max(getattr(job, name) for job in jobs) for name in ("queue_seconds", "tokenize_seconds", "inference_seconds")
     )
-    return {
-        "x-model-name": served.manifest.name,
-        "x-model-variant": served.manifest.variant,
-        "x-model-revision": served.revision,
-        "x-runtime": served.model.session.runtime,
-        "x-compute-tokens": str(tokens),
-        "x-queue-time": f"{1000 * queue:.3f}",
-        "x-tokenization-time": f"{1000 * tokenize:.3f}",
-        "x-inference-time": f"{1000 * infer:.3f}",
-    }
+    return [
+        *served.headers,
+        (b"x-compute-tokens", b"%d" % tokens),
+        (b"x-queue-time", b"%.3f" % (1000 * queue)),
+        (b"x-tokenization-time", b"%.3f" % (1000 * tokenize)),
+        (b"x-inference-time", b"%.3f" % (1000 * infer)),
+    ]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, RootModel, Tag
 
 from service.routes.base import Answered, Endpoint, Item
-from service.routes.wire import MOST_ITEMS, NOT_BLANK, Body, Failed, ModelName, Timings, Usage, Wire, timings
+from service.routes.wire import MOST_ITEMS, NOT_BLANK, Body, Failed, ModelName, Timings, Usage, Wire, timings, within
 from service.settings import Settings
 from service.tasks.classify import ClassifyRequest, ClassifyResponse, Function, LabelScore, LongText
 
@@ -69,12 +69,11 @@ class ClassifyAnswer(RootModel[list[Entry]]):
 
 def items(body: ClassifyBody, settings: Settings) -> Iterator[Item]:
     """One request for each text."""
-    del settings  # there is no limit here that the base does not know
     if not isinstance(body.inputs, list):
-        yield _item(body.inputs, body.parameters, "#/inputs")
+        yield _item(body.inputs, body.parameters, "#/inputs", settings)
         return
     for index, text in enumerate(body.inputs):
-        yield _item(text, body.parameters, f"#/inputs/{index}")
+        yield _item(text, body.parameters, f"#/inputs/{index}", settings)
 
 
 def entry(body: ClassifyBody, answered: Answered) -> Entry:
@@ -98,18 +97,21 @@ def document(body: ClassifyBody, entries: list[Entry]) -> Any:  # noqa: ANN401 -
     return entries
 
 
-def _item(text: str | Pair, parameters: ClassifyParameters, where: str) -> Item:
-    pair = text if isinstance(text, Pair) else Pair.model_construct(text=text, text_pair=None)
-    request = ClassifyRequest.model_construct(
-        text=pair.text,
-        text_pair=pair.text_pair,
+def _item(given: str | Pair, parameters: ClassifyParameters, where: str, settings: Settings) -> Item:
+    pointers = {"text": where, "long_text": "#/parameters/long_text"}
+    text, text_pair = given if isinstance(given, str) else given.text, None
+    if isinstance(given, Pair):
+        pointers |= {"text": f"{where}/text", "text_pair": f"{where}/text_pair"}
+        text_pair = None if given.text_pair is None else within(given.text_pair, settings, pointers["text_pair"])
+    request = ClassifyRequest(
+        text=within(text, settings, pointers["text"]),
+        text_pair=text_pair,
         top_k=parameters.top_k,
         function=parameters.function_to_apply,
         truncation=parameters.truncation,
         long_text=parameters.long_text,
     )
-    own = {"text": f"{where}/text", "text_pair": f"{where}/text_pair"} if isinstance(text, Pair) else {"text": where}
-    return Item(request, own | {"long_text": "#/parameters/long_text"})
+    return Item(request, pointers)
 
 
 CLASSIFY = Endpoint(

@@ -7,9 +7,24 @@ from pydantic import Discriminator, Field, RootModel, Tag
 
 from service.errors import RequestError
 from service.routes.base import Answered, Endpoint, Item
-from service.routes.wire import MOST_ITEMS, NOT_BLANK, Body, Failed, ModelName, Timings, Usage, Wire, documents, many_or_one, timings
+from service.routes.wire import (
+    MOST_ITEMS,
+    NOT_BLANK,
+    Body,
+    Failed,
+    ModelName,
+    Timings,
+    Usage,
+    Wire,
+    documents,
+    many_or_one,
+    timings,
+    within,
+)
 from service.settings import Settings
 from service.tasks.qa import Answer, QuestionRequest, QuestionResponse
+
+PARAMETERS = {"stride": "#/parameters/doc_stride", "max_length": "#/parameters/max_seq_len", "top_k": "#/parameters/top_k"}
 
 OffsetUnit = Literal["codepoint", "utf16"]
 Filled = Annotated[str, Field(json_schema_extra=NOT_BLANK)]
@@ -82,12 +97,13 @@ def items(body: QuestionBody, settings: Settings) -> Iterator[Item]:
         many = isinstance(document.question, list)
         for number, question in enumerate(documents(document.question)):
             where = _where(index if several else None, number if many else None)
-            yield Item(request(question, document.context, body.parameters), where)
+            asked, context = within(question, settings, where["question"]), within(document.context, settings, where["context"])
+            yield Item(request(asked, context, body.parameters), where)
 
 
 def request(question: str, context: str, parameters: QuestionParameters) -> QuestionRequest:
     """The engine's request."""
-    return QuestionRequest.model_construct(
+    return QuestionRequest(
         question=question,
         context=context,
         top_k=parameters.top_k,
@@ -132,8 +148,7 @@ def document(body: QuestionBody, entries: list[Entry]) -> Any:  # noqa: ANN401 -
 def _where(index: int | None, number: int | None) -> dict[str, str]:
     base = "#/inputs" if index is None else f"#/inputs/{index}"
     question = f"{base}/question" if number is None else f"{base}/question/{number}"
-    parameters = {"stride": "doc_stride", "max_length": "max_seq_len", "top_k": "top_k"}
-    return {"question": question, "context": f"{base}/context"} | {ours: f"#/parameters/{theirs}" for ours, theirs in parameters.items()}
+    return {"question": question, "context": f"{base}/context", **PARAMETERS}
 
 
 def _in_utf16(answer: Answer, context: str) -> Answer:

@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_snake
 from service.errors import MalformedError, RequestError, TooLargeError
 from service.problems import FieldProblem, FieldsError
 from service.scheduler import Job
+from service.settings import Settings
 
 NAME = Field(default=None, min_length=1, max_length=100)
 MOST_ITEMS = 1024
@@ -104,6 +105,13 @@ def pointer(location: tuple[int | str, ...], *members: str) -> str:
     """
     parts = [str(part) for part in location if not str(part).startswith("(")]
     return "/".join(["#", *(quote(part.replace("~", "~0").replace("/", "~1"), safe=FRAGMENT) for part in (*parts, *members))])
+
+
+def within(text: str, settings: Settings, where: str) -> str:
+    """The text; `TooLargeError` when it is longer than one may be."""
+    if len(text) > settings.max_characters:
+        raise TooLargeError(f"the text has {len(text)} characters, at most {settings.max_characters} are taken", field=where)
+    return text
 
 
 def pointed(error: RequestError, where: Mapping[str, str]) -> RequestError:

@@ -31,7 +31,7 @@ Number = TypeVar("Number", np.float64, np.int64)
 class QuestionRequest(Request):
     """A question about a context."""
 
-    question: str = Field(max_length=10_000, description="The question.")
+    question: str = Field(max_length=MAX_CHARACTERS, description="The question.")
     context: str = Field(max_length=MAX_CHARACTERS, description="The text that holds the answer.")
     top_k: int = Field(default=1, ge=1, le=1000, description="Most answers to return, best first.")
     max_answer_tokens: int = Field(default=30, ge=1, le=128, description="Most tokens in an answer.")
