@@ -1,4 +1,4 @@
-# make demo, make serve, make test, make lint: each makes its own environment first, and is safe to repeat.
+# make demo, make serve, make bench-serve, make test, make lint: each makes its own environment first, and is safe to repeat.
 #
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu   install torch from this index: a small build, for CPU only
 #   DATA=my.jsonl                                      make demo: evaluate on this file (columns: sentence, label 0 or 1)
@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 INSTALL := $(PIP) install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo serve test lint clean
+.PHONY: help demo serve bench-serve test lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -34,6 +34,9 @@ demo: $(VENV)/.pruning
 
 serve: $(VENV)/.service
 	$(BIN)/secateur-serve $(ARGS)
+
+bench-serve: $(VENV)/.bench
+	$(BIN)/secateur-serve bench $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
@@ -61,6 +64,10 @@ $(VENV)/.service: pyproject.toml $(VENV)/.made
 $(VENV)/.pruning: pyproject.toml $(VENV)/.made
 	$(INSTALL) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
 	$(INSTALL) -e '.[pruning]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.pruning
+	$(INSTALL) -e '.[openvino,loadtests]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pruning

@@ -9,6 +9,7 @@ from typing import TextIO
 import click
 
 from service.artifact import MANIFEST_NAME, Manifest
+from service.bench.command import bench
 from service.command_line import CommandGroup
 from service.command_options import settings_options
 from service.errors import ArtifactError, RequestError, SecateurError
@@ -68,6 +69,9 @@ def doctor(settings: Settings, artifacts: tuple[str, ...], seconds: float, as_js
     from service.doctor import doctor as measure
 
     measure([find_artifact(name, settings) for name in artifacts] or all_artifacts(settings), seconds=seconds, as_json=as_json)
+
+
+main.add_command(bench)
 
 
 @main.command("make-key")

@@ -103,6 +103,7 @@ class Job:
     postprocess_seconds: float = 0.0
     number: int = -1
     expected_seconds: float = 0.0
+    own_seconds: float = 0.0
     finished: bool = False
     waiting_since: float = 0.0
     rows: list[Row] = field(default_factory=list)
@@ -224,7 +225,7 @@ class Scheduler:
 
     def _learn(self, job: Job) -> None:
         """How long an engine takes per character, as a moving average; a request costs something however short it is."""
-        pace = (job.tokenize_seconds + job.inference_seconds) / (job.characters + FIXED_CHARACTERS)
+        pace = (job.tokenize_seconds + job.own_seconds) / (job.characters + FIXED_CHARACTERS)
         known = self._pace.get(job.engine, pace)
         self._pace[job.engine] = known + LEARNING_RATE * (pace - known)
 
@@ -338,15 +339,16 @@ class Scheduler:
         seconds = self._clock() - started
         self._called(batch[0].job.engine, len(batch), len(batch) * max(len(place.row) for place in batch))
         for place, output in zip(batch, outputs, strict=True):
-            self._deliver(place, output, started, seconds)
+            self._deliver(place, output, started, seconds, share=seconds / len(batch))
 
-    def _deliver(self, place: _Place, output: Outputs, started: float, seconds: float) -> None:
+    def _deliver(self, place: _Place, output: Outputs, started: float, seconds: float, *, share: float) -> None:
         """Note a row's outputs; whoever brings the last one makes the response."""
         job = place.job
         with self._changed:
             job.outputs[place.index] = output
             job.missing -= 1
             job.inference_seconds += seconds
+            job.own_seconds += share
             if place.index == 0:
                 job.queue_seconds += started - job.waiting_since
             last = job.missing == 0 and not job.finished

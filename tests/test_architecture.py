@@ -27,7 +27,9 @@ def test_import_contracts_are_kept():
 
 def test_serving_loads_nothing_heavy():
     """Importing the server, its command line and its runtime loads no torch, transformers, onnx, optimum, datasets or sklearn."""
-    loaded = run_python("import sys, service.server, service.cli, service.runtime.onnx; print(*{name.partition('.')[0] for name in sys.modules})").split()
+    loaded = run_python(
+        "import sys, service.server, service.cli, service.runtime.onnx; print(*{name.partition('.')[0] for name in sys.modules})"
+    ).split()
     assert "onnxruntime" in loaded
     assert not set(HEAVY) & set(loaded)
 

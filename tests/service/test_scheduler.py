@@ -296,6 +296,18 @@ def test_a_wait_that_would_be_too_long_is_foreseen():
     assert desk.submit(5).number > 0
 
 
+def test_rows_that_share_a_call_share_its_time_in_the_forecast():
+    """Four texts in one call of a second are a quarter of a second each, so five more are no long wait."""
+    desk = Desk(engine=FakeEngine(batches=True), limits=Limits(wait_seconds=1.5))
+    desk.engine.cost = lambda: setattr(desk.clock, "now", desk.clock.now + 1.0)
+    for _ in range(4):
+        desk.submit(8)
+    desk.drain()
+    assert len(desk.engine.calls) == 1
+    for _ in range(5):
+        desk.submit(8)
+
+
 def test_a_deadline_that_cannot_be_met_is_foreseen():
     """A request that would still wait at its deadline is refused when it comes, not when it is too late."""
     desk = Desk()
