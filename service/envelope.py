@@ -7,10 +7,8 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import DeadlineError, GoneError, OverloadedError, RateLimitError, StoppedError
@@ -34,22 +32,15 @@ _SHED = {
 class Envelope:
     """The middleware."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        serving: "Serving",
-        routes: frozenset[str],
-        posts: Mapping[str, Callable[[Scope, Receive], Awaitable[Response]]],
-    ) -> None:
+    def __init__(self, app: ASGIApp, serving: "Serving", routes: frozenset[str]) -> None:
         """Put it around an application.
 
         Args:
             app: inside.
             serving: counts and settings.
             routes: addresses that are counted by name; others are "other", so that labels stay bounded.
-            posts: what answers a POST to these addresses, straight away: routing costs as much as the rest of HTTP.
         """
-        self._app, self._serving, self._routes, self._posts = app, serving, routes, posts
+        self._app, self._serving, self._routes = app, serving, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -59,12 +50,7 @@ class Envelope:
         visit = _Visit(scope, send, last=self._serving.draining)
         self._serving.inflight += 1
         try:
-            post = self._posts.get(scope["path"]) if scope["method"] == "POST" else None
-            if post is None:
-                await self._app(scope, receive, visit.send)
-            else:
-                response = await post(scope, receive)
-                await response(scope, receive, visit.send)
+            await self._app(scope, receive, visit.send)
         except Exception as error:
             await self._fail(visit, error, scope, receive)
         finally:

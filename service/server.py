@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_admin_app, create_app
+from service.connection import Protocol
 from service.errors import SecateurError, SettingsError
 from service.logs import configure
 from service.registry import Registry
@@ -91,7 +92,9 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 log_config=None,
+                http=Protocol,
                 access_log=False,
+                proxy_headers=False,  # nobody asks who the client is
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=max(1, round(settings.drain_s)),

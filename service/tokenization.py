@@ -17,6 +17,9 @@ from service.errors import ArtifactError, RequestError, TooLargeError
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
+_NO_OFFSETS: IntArray = np.zeros((0, 2), dtype=np.int64)
+_NO_MASK: BoolArray = np.zeros(0, dtype=np.bool_)
+
 
 @dataclass(frozen=True, eq=False)
 class Row:
@@ -25,8 +28,9 @@ class Row:
     Attributes:
         input_ids: [sequence].
         token_type_ids: [sequence]; not every graph takes them.
-        offsets: [sequence, 2], start and end of each token in its own text, in code points; (0, 0) for special tokens.
-        context_mask: [sequence], True for tokens of the second text.
+        offsets: [sequence, 2], start and end of each token in its own text, in code points; (0, 0) for special tokens. Empty where a
+            task has no use for places in the text.
+        context_mask: [sequence], True for tokens of the second text; empty as the offsets are.
         first: index, among all tokens of the second text, of the first one in this row.
         truncated: whether tokens of the texts were left out.
     """
@@ -84,9 +88,18 @@ class TextTokenizer:
         except ValueError as error:
             raise ArtifactError(f"{path}: not a tokenizer ({error}); fetch or export the artifact again") from error
 
-    def row(self, text: str, text_pair: str | None = None, *, max_length: int) -> Row:
-        """One row of a text or a pair; when it is too long, the longer of the two texts is cut first."""
+    def row(self, text: str, text_pair: str | None = None, *, max_length: int, places: bool = True) -> Row:
+        """One row of a text or a pair; when it is too long, the longer of the two texts is cut first.
+
+        Args:
+            text: the text, or the first of the pair.
+            text_pair: the second one.
+            max_length: most tokens in the row, special tokens included.
+            places: whether the offsets and the context's mask are wanted: they take half as long as the tokens do.
+        """
         encoding = self._encode(text, text_pair)
+        if not places and len(encoding) <= max_length:
+            return Row(_ids(encoding.ids), _ids(encoding.type_ids), offsets=_NO_OFFSETS, context_mask=_NO_MASK)
         sequence = _sequence_ids(encoding)
         if len(sequence) <= max_length:
             return _whole(encoding, sequence)
@@ -177,14 +190,18 @@ def _overlap(room: int, stride: int | None, default_stride: int, max_length: int
 
 def _sequence_ids(encoding: Encoding) -> IntArray:
     """[sequence]: 0 or 1 for tokens of the first or second text, -1 for special tokens."""
-    return np.array([-1 if index is None else index for index in encoding.sequence_ids], dtype=np.int64)
+    return _ids([-1 if index is None else index for index in encoding.sequence_ids])
+
+
+def _ids(values: Sequence[int]) -> IntArray:
+    return np.array(values, dtype=np.int64)
 
 
 def _whole(encoding: Encoding, sequence: IntArray) -> Row:
     """All tokens of an encoding, however many."""
     return Row(
-        input_ids=np.array(encoding.ids, dtype=np.int64),
-        token_type_ids=np.array(encoding.type_ids, dtype=np.int64),
+        input_ids=_ids(encoding.ids),
+        token_type_ids=_ids(encoding.type_ids),
         offsets=np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
         context_mask=sequence == 1,
     )

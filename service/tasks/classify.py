@@ -1,11 +1,11 @@
 """Text classification: labels of a text, or of a pair of texts, with a score each."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from service.artifact import Manifest, TaskName
@@ -17,8 +17,6 @@ MAX_WINDOWS = 512
 
 Function = Literal["softmax", "sigmoid", "none"]
 LongText = Literal["truncate", "windows"]
-
-FloatArray = NDArray[np.float64]
 
 
 class ClassifyRequest(Request):
@@ -67,7 +65,7 @@ class Classification:
             require_text(request.text_pair, "text_pair")
         if request.long_text == "windows":
             return _windows(request, tokenizer, manifest)
-        row = tokenizer.row(request.text, request.text_pair, max_length=manifest.max_length)
+        row = tokenizer.row(request.text, request.text_pair, max_length=manifest.max_length, places=False)
         if row.truncated and not request.truncation:
             raise RequestError(f"the text takes more than {manifest.max_length} tokens; shorten it or allow truncation", field="text")
         return [row]
@@ -76,17 +74,15 @@ class Classification:
         self, request: ClassifyRequest, rows: Sequence[Row], outputs: Sequence[Outputs], manifest: Manifest
     ) -> ClassifyResponse:
         """Labels from `logits`, [1, labels] of each row; of several rows their mean."""
-        logits = np.asarray(outputs[0]["logits"], dtype=np.float64)[0]
-        if len(outputs) > 1:
-            logits = np.mean([np.asarray(output["logits"], dtype=np.float64)[0] for output in outputs], axis=0)
-        if len(logits) != len(manifest.labels) or not np.isfinite(logits).all():
+        logits = _mean_logits(outputs)
+        if len(logits) != len(manifest.labels) or not all(map(math.isfinite, logits)):
             raise ArtifactError(
-                f"the model gave logits of shape {logits.shape}, finite: {bool(np.isfinite(logits).all())}; "
+                f"the model gave {len(logits)} logits, finite: {all(map(math.isfinite, logits))}; "
                 f"expected {len(manifest.labels)} finite ones: fetch or export the artifact again"
             )
         values = scores(logits, request.function or default_function(manifest))
-        best = np.argsort(-values, kind="stable")[: request.top_k]
-        labels = [LabelScore(label=manifest.labels[index], score=float(values[index])) for index in best]
+        best = sorted(range(len(values)), key=lambda index: -values[index])[: request.top_k]
+        labels = [LabelScore(label=manifest.labels[index], score=values[index]) for index in best]
         return ClassifyResponse(labels=labels, truncated=rows[0].truncated)
 
 
@@ -103,11 +99,29 @@ def default_function(manifest: Manifest) -> Function:
     return "sigmoid" if manifest.multi_label or len(manifest.labels) == 1 else "softmax"
 
 
-def scores(logits: FloatArray, function: Function) -> FloatArray:
-    """[labels] -> [labels]; no logit is too large."""
+def scores(logits: Sequence[float], function: Function) -> list[float]:
+    """[labels] -> [labels]; no logit is too large. Labels are few, and for few numbers plain Python is quicker than numpy."""
     if function == "none":
-        return logits
+        return list(logits)
     if function == "sigmoid":
-        return np.exp(-np.logaddexp(0.0, -logits))
-    exponentials = np.exp(logits - logits.max())
-    return np.asarray(exponentials / exponentials.sum())
+        return [_logistic(logit) for logit in logits]
+    largest = max(logits)
+    exponentials = [math.exp(logit - largest) for logit in logits]
+    total = sum(exponentials)
+    return [value / total for value in exponentials]
+
+
+def _logistic(logit: float) -> float:
+    if logit >= 0.0:
+        return 1.0 / (1.0 + math.exp(-logit))
+    exponential = math.exp(logit)
+    return exponential / (1.0 + exponential)
+
+
+def _mean_logits(outputs: Sequence[Outputs]) -> list[float]:
+    """`logits`, [1, labels] of each row -> [labels]."""
+    if len(outputs) == 1:
+        first: list[float] = outputs[0]["logits"][0].tolist()
+        return first
+    mean: list[float] = np.mean([np.asarray(output["logits"], dtype=np.float64)[0] for output in outputs], axis=0).tolist()
+    return mean

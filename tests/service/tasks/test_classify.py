@@ -30,7 +30,7 @@ def _respond(logits: np.ndarray, *, manifest=MANIFEST, **fields: object) -> Clas
 @given(logit_arrays)
 def test_softmax_is_a_distribution_in_the_order_of_the_logits(logits):
     """Scores sum to one and rank as the logits do."""
-    values = scores(logits, "softmax")
+    values = np.array(scores(logits, "softmax"))
     assert values.sum() == pytest.approx(1.0)
     assert np.all(np.diff(values[np.argsort(logits)]) >= 0)
 
