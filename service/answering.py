@@ -6,6 +6,7 @@ The loop never waits for a lock that a runner holds while it computes, and a run
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -76,7 +77,8 @@ class _Group:
 
     def __init__(self, count: int, *, partial: bool) -> None:
         self._loop = asyncio.get_running_loop()
-        self._left, self._partial = count, partial
+        self._left = itertools.count(count - 1, -1)  # runners count down at once: `next` is a single step of the interpreter
+        self._partial = partial
         self.finished: asyncio.Future[Job | None] = self._loop.create_future()
         self.settled = False
         self._watch: asyncio.Task[None] | None = None
@@ -97,11 +99,12 @@ class _Group:
             self._watch.cancel()
 
     def done(self, job: Job) -> None:
-        """Called by runners, and by the loop itself when it cancels."""
-        if self.settled:
-            return
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._note, job)
+        """Called by runners, and by the loop itself when it cancels; the loop is woken by what ends the wait alone."""
+        left = next(self._left)
+        failed = job.error is not None and not self._partial
+        if (failed or left == 0) and not self.settled:
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._end, job if failed else None)
 
     def fail(self, error: BaseException) -> None:
         """End the wait with this error."""
@@ -113,8 +116,6 @@ class _Group:
         self._watch = self._loop.create_task(gone())
         self._watch.add_done_callback(lambda _: self.fail(GoneError("the client left")))
 
-    def _note(self, job: Job) -> None:
-        self._left -= 1
-        failed = job.error is not None and not self._partial
-        if (failed or self._left == 0) and not self.finished.done():
-            self.finished.set_result(job if failed else None)
+    def _end(self, failed: Job | None) -> None:
+        if not self.finished.done():
+            self.finished.set_result(failed)
