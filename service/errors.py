@@ -99,6 +99,10 @@ class StoppedError(SecateurError):
     """No more work is taken in: the service is shutting down."""
 
 
+class ReloadError(SecateurError):
+    """What is in the models folder cannot be served; what was served still is."""
+
+
 class StuckError(SecateurError):
     """The runner that had the work did not come back, or died; another one took its place."""
 
@@ -109,3 +113,7 @@ class RuntimeUnavailableError(SecateurError):
 
 class SettingsError(SecateurError):
     """A setting has a value that cannot be used."""
+
+
+class BenchError(SecateurError):
+    """A benchmark cannot be made, or what it measured is void."""

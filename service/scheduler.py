@@ -160,18 +160,16 @@ class Scheduler:
         with self._changed:
             return len(self._jobs), self._rows, self._tokens
 
+    def check(self, seconds: float) -> None:
+        """Refuse now what `submit` would refuse however small it is, given this many seconds: `OverloadedError`, `StoppedError`."""
+        with self._changed:
+            self._admit(0, seconds)
+
     def submit(self, job: Job) -> None:
         """Let a job in, or refuse it: `OverloadedError`, `StoppedError`."""
         with self._changed:
-            if not self._open:
-                raise StoppedError("the server is shutting down; send the request to another one")
-            if len(self._jobs) >= self.limits.requests:
-                raise OverloadedError(f"{len(self._jobs)} requests are waiting, at most {self.limits.requests} may; try again in a second")
-            if self._characters + job.characters > self.limits.characters:
-                raise OverloadedError(
-                    f"{self._characters} characters are waiting, at most {self.limits.characters} may; try again in a second"
-                )
-            self._foresee(job)
+            self._admit(job.characters, job.deadline - self._clock())
+            job.expected_seconds = self._pace.get(job.engine, 0.0) * (job.characters + FIXED_CHARACTERS)
             job.number, self._count = self._count, self._count + 1
             job.waiting_since = self._clock()
             self._jobs.add(job)
@@ -216,12 +214,18 @@ class Scheduler:
             self._open = False
             self._changed.notify_all()
 
-    def _foresee(self, job: Job) -> None:
-        """Refuse a job that would wait too long behind what is there, or past its deadline; note what it will take itself."""
-        wait = self._expected_seconds / self.limits.runners if self._jobs else 0.0
-        if wait > min(self.limits.wait_seconds, job.deadline - self._clock()):
+    def _admit(self, characters: int, seconds: float) -> None:
+        """Refuse what there is no room for, and what would wait too long behind what is there, or longer than the seconds it has."""
+        limits = self.limits
+        if not self._open:
+            raise StoppedError("the server is shutting down; send the request to another one")
+        if len(self._jobs) >= limits.requests:
+            raise OverloadedError(f"{len(self._jobs)} requests are waiting, at most {limits.requests} may; try again in a second")
+        if self._characters + characters > limits.characters:
+            raise OverloadedError(f"{self._characters} characters are waiting, at most {limits.characters} may; try again in a second")
+        wait = self._expected_seconds / limits.runners if self._jobs else 0.0
+        if self._jobs and wait > min(limits.wait_seconds, seconds):
             raise OverloadedError(f"the wait would be about {wait:.1f} s; try again then", retry_after=wait)
-        job.expected_seconds = self._pace.get(job.engine, 0.0) * (job.characters + FIXED_CHARACTERS)
 
     def _learn(self, job: Job) -> None:
         """How long an engine takes per character, as a moving average; a request costs something however short it is."""

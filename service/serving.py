@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from prometheus_client.core import Metric
 
-from service.errors import SecateurError
+from service.errors import ReloadError, SecateurError
 from service.keys import Gate, read_keys
 from service.metrics import Metrics, counter, gauge, labelled
 from service.model import Model
@@ -84,14 +84,14 @@ class Serving:
         return self.suspect
 
     async def reload(self) -> Registry:
-        """Load the models folder again and serve that; whatever is wrong with it, what was served stays. Raises what was wrong."""
+        """Load the models folder again and serve that; whatever is wrong with it, what was served stays: `ReloadError` says it."""
         async with self._reloading:
             try:
                 registry = await asyncio.to_thread(Registry.load, self.settings)
             except SecateurError as error:
                 self.metrics.reloads.labels("failed").inc()
                 _log.error("nothing was reloaded: %s", error)
-                raise
+                raise ReloadError(str(error)) from error
             self.registry = registry
             self.metrics.reloads.labels("done").inc()
             return registry

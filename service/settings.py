@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     queue_rows: int = Field(default=2048, ge=1, description="Most windows that wait.")
     queue_tokens: int = Field(default=400_000, ge=1, description="Most tokens of those windows.")
     queue_wait_ms: int = Field(
-        default=5_000, ge=1, description="Longest wait that is foreseen for a new request; beyond it requests are refused (503)."
+        default=2_000, ge=1, description="Longest wait that is foreseen for a new request; beyond it requests are refused (503)."
     )
     batch_tokens: int = Field(default=256, ge=1, description="Most padded tokens in one call, where rows may share one.")
     timeout_ms: int = Field(default=30_000, ge=1, description="Time for a request that does not say (X-Request-Timeout-Ms).")

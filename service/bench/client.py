@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bench.statistics import FloatArray
-from service.bench.visit import BenchError, Visit, visit_of
+from service.bench.visit import Visit, visit_of
+from service.errors import BenchError
 
 OK = 200
 

@@ -14,7 +14,7 @@ from service.bench.peers import DEFAULT, THREADS, WORKERS
 from service.bench.processes import is_readable
 from service.bench.report import rendered, write_json
 from service.bench.run import Plan, run
-from service.bench.soak import soak, soak_lines
+from service.bench.soak import SMALLEST, soak, soak_lines
 from service.bench.subjects import RUNTIMES
 from service.bench.visit import Cell
 from service.command_line import OneLineError
@@ -107,18 +107,20 @@ def overload_command(settings: Settings, /, seconds: float, factor: float, varia
 
 @bench.command("soak")
 @click.option("--minutes", default=15.0, show_default=True, type=click.FloatRange(min=0.1), help="How long.")
+@click.option("--variant", "variants", multiple=True, help="Which variant to serve; may be given several times. Without it compact-int8.")
 @json_option
 @click.pass_obj
-def soak_command(settings: Settings, /, minutes: float, target: Path | None) -> None:
-    """Keep the service busy with texts of mixed lengths for all models and variants, and watch its memory.
+def soak_command(settings: Settings, /, minutes: float, variants: tuple[str, ...], target: Path | None) -> None:
+    """Keep the service busy with texts of mixed lengths for all models, and watch its memory.
 
     \b
-    Example:
+    Examples:
       secateur-serve bench soak --minutes 15
+      secateur-serve bench soak --variant dense --variant compact --variant compact-int8
     """
-    result = soak(settings.models, minutes=minutes, say=_say)
+    result = soak(settings.models, variants=variants or SMALLEST, minutes=minutes, say=_say)
     click.echo("\n".join(soak_lines(result)))
-    _finish(result, target, ok=not result.failed)
+    _finish(result, target, ok=all(result.promises.values()))
 
 
 def _finish(result: object, target: Path | None, *, ok: bool) -> None:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from service.bench.raw import metered
 from service.bench.texts import Load
-from service.bench.visit import BenchError, Span, Visit, visit_of
+from service.bench.visit import Span, Visit, visit_of
+from service.errors import BenchError
 from service.model import Model
 from service.runners import Runners
 from service.scheduler import Job, Limits, Scheduler

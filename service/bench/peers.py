@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 from service.bench.servers import Server, started
 from service.bench.subjects import Subject, version_of
-from service.bench.visit import BenchError
+from service.errors import BenchError
 
 PACKAGE = "loadtests"
 PATH = "/predict"

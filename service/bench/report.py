@@ -11,7 +11,7 @@ from pathlib import Path
 from service.bench.compare import Comparison, Row
 from service.bench.gates import Verdict
 from service.bench.subjects import version_of
-from service.bench.visit import BenchError
+from service.errors import BenchError
 from service.runtime.machine import core_count, cpu_name, instruction_sets
 
 PACKAGES = ("secateur", "onnxruntime", "openvino", "numpy", "tokenizers", "fastapi", "uvicorn", "uvloop", "httptools")

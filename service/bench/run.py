@@ -20,7 +20,8 @@ from service.bench.report import Machine, Report, this_machine
 from service.bench.servers import our_server, started
 from service.bench.subjects import RUNTIMES, Subject, find_subjects
 from service.bench.texts import Load, expected, make_load
-from service.bench.visit import BenchError, Cell, Samples, interleaved
+from service.bench.visit import Cell, Samples, interleaved
+from service.errors import BenchError
 from service.model import Model
 from service.runtime.machine import core_count
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from service.bench.processes import cpu_seconds, members
-from service.bench.visit import BenchError
+from service.errors import BenchError
 
 HOST = "127.0.0.1"
 START_SECONDS = 180.0

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.artifact import TaskName
-from service.bench.visit import BenchError
-from service.errors import RequestError
+from service.errors import BenchError, RequestError
 from service.model import Model
 from service.tasks.base import Request
 from service.tasks.classify import ClassifyRequest, ClassifyResponse

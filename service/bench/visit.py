@@ -6,11 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.bench.statistics import FloatArray, share_inside
-from service.errors import SecateurError
-
-
-class BenchError(SecateurError):
-    """The benchmark cannot be made, or what it measured is void."""
 
 
 @dataclass(frozen=True)

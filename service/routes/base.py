@@ -110,8 +110,9 @@ async def handle(endpoint: Endpoint, call: Call) -> HttpResponse:
     settings = serving.settings
     key = serving.gate.enter(headers)
     require_json(headers)
-    body = read_body(endpoint.body, await raw_body(call, settings.max_body_bytes))
     seconds = timeout(headers, settings)
+    serving.scheduler.check(seconds)  # what cannot be let in is refused before its body costs anything
+    body = read_body(endpoint.body, await raw_body(call, settings.max_body_bytes))
     request_id = call.state["request_id"]
     served = serving.registry.choose(
         endpoint.task, model=body.model, variant=body.variant or headers.get("x-variant") or None, sticky=request_id

@@ -176,7 +176,7 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(serving.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@admin_routes.post("/v1/reload", summary="Load the models folder again", responses={401: PROBLEM, 409: PROBLEM, 500: PROBLEM})
+@admin_routes.post("/v1/reload", summary="Load the models folder again", responses={401: PROBLEM, 409: PROBLEM})
 async def reload(request: Request) -> Reloaded:
     """Loaded, warmed, checked, and only then served; on any failure what was served stays."""
     serving = serving_of(request)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 
-from service.errors import ArtifactError, SettingsError
+from service.errors import ReloadError, SettingsError
 from service.registry import Registry
 from service.serving import Serving
 from service.settings import Settings
@@ -81,7 +81,7 @@ def test_a_reload_that_fails_changes_nothing(tmp_path):
 
     async def inside() -> None:
         (put(tmp_path, "qa", "compact") / "tokenizer.json").write_text("{")
-        with pytest.raises(ArtifactError):
+        with pytest.raises(ReloadError, match=r"tokenizer\.json"):
             await serving.reload()
         assert serving.not_ready() is None
 

@@ -3,7 +3,7 @@
 import pytest
 
 from service.bench.client import Generator
-from service.bench.visit import BenchError
+from service.errors import BenchError
 from tests.service.bench.builders import traffic
 
 

@@ -12,8 +12,8 @@ from service.bench import command
 from service.bench.gates import Verdict
 from service.bench.report import Report, this_machine
 from service.bench.run import Plan
-from service.bench.visit import BenchError
 from service.command_line import CommandGroup
+from service.errors import BenchError
 from service.settings import Settings
 
 

@@ -11,7 +11,7 @@ from service.bench.layers import Bench, http_visit, judge_of
 from service.bench.raw import fastest_calls, raw_calls, raw_visit
 from service.bench.servers import Server
 from service.bench.texts import make_load, same
-from service.bench.visit import BenchError
+from service.errors import BenchError
 
 
 class AwakeStub:

@@ -9,7 +9,7 @@ import pytest
 from service.bench.compare import comparisons, row_of
 from service.bench.gates import verdicts
 from service.bench.report import Report, figure, machine_line, rendered, table, this_machine, write_json
-from service.bench.visit import BenchError
+from service.errors import BenchError
 from tests.service.bench.builders import load_of, samples, visit
 
 LOAD = load_of()

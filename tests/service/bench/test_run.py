@@ -16,8 +16,8 @@ from service.bench.report import write_json
 from service.bench.run import Plan, fastest, run
 from service.bench.soak import soak
 from service.bench.subjects import find_subjects
-from service.bench.visit import BenchError, Cell
-from service.errors import ArtifactError
+from service.bench.visit import Cell
+from service.errors import ArtifactError, BenchError
 from tests.service.bench.builders import visit
 
 PLAN = {"variants": ("dense", "compact-int8"), "rounds": 2, "seconds": 0.1, "layouts": ()}

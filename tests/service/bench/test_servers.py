@@ -10,7 +10,7 @@ import pytest
 from service.bench import servers
 from service.bench.processes import cpu_seconds, members
 from service.bench.servers import Server, awake, child_environment, started
-from service.bench.visit import BenchError
+from service.errors import BenchError
 
 ROOT = Path(__file__).parents[3]
 STUB = "tests.service.bench.stub"

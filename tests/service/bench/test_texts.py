@@ -6,7 +6,7 @@ import random
 import pytest
 
 from service.bench.texts import answers_in, exact_text, expected, make_load, same, same_words, sentences
-from service.bench.visit import BenchError
+from service.errors import BenchError
 
 SPAN = {"answer": "Ada", "score": 0.5, "start": 0, "end": 3}
 

@@ -1,7 +1,10 @@
 """What surrounds the tasks: health, what is served, metrics, the reload, and who may call from a browser."""
 
+import shutil
+
 import pytest
 
+from service.keys import digest
 from tests.service.http.support import QA, assert_problem, metric
 
 DURATIONS = ("request", "queue", "tokenize", "inference", "postprocess")
@@ -96,6 +99,20 @@ def test_reload_needs_an_admin_key(client):
     response = client.post("/v1/reload")
     assert_problem(response, 401)
     assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_reload_that_fails_says_why_and_changes_nothing(start, models, tmp_path):
+    """An admin learns what is wrong with the new folder; the old one still answers."""
+    here, keys = tmp_path / "models", tmp_path / "keys"
+    shutil.copytree(models, here)
+    keys.write_text(f"ops {digest('sk-rose')} admin\n")
+    client = start(models=here, api_keys=keys)
+    key = {"Authorization": "Bearer sk-rose"}
+    assert "qa/dense" in client.post("/v1/reload", headers=key).json()["variants"]
+    (here / "qa/dense/tokenizer.json").write_text("{")
+    problem = assert_problem(client.post("/v1/reload", headers=key), 409)
+    assert "tokenizer.json" in problem["detail"]
+    assert client.post("/qa", json={"inputs": QA, "variant": "dense"}, headers=key).status_code == 200
 
 
 def test_pages_of_other_origins_may_not_call_unless_they_are_named(client, start):

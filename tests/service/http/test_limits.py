@@ -69,6 +69,12 @@ def test_full_queue_is_a_503_that_says_when_to_come_back(blocked, gate):
     assert waiting.result(20).status_code == 200
 
 
+def test_full_queue_refuses_before_it_reads_the_body(blocked):
+    """Under overload a refusal costs next to nothing: a body that could not be read is not even looked at."""
+    client, _, _ = blocked(queue_requests=1)
+    assert_problem(client.post("/classify", content=b"{", headers={"Content-Type": "application/json"}), 503)
+
+
 def test_refused_requests_do_not_make_room(blocked):
     """What is refused was never counted, so it is not counted out: the queue stays as full as it is."""
     client, _, _ = blocked(queue_characters=20)
