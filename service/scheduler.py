@@ -150,6 +150,7 @@ class Scheduler:
         self._ready: dict[Engine, deque[_Place]] = {}
         self._jobs: set[Job] = set()
         self._characters = self._rows = self._tokens = self._count = 0
+        self._running = set[int]()  # batches that a runner has, by identity
         self._pace: weakref.WeakKeyDictionary[Engine, float] = weakref.WeakKeyDictionary()
         self._expected_seconds = 0.0
         self._open = True
@@ -197,9 +198,11 @@ class Scheduler:
             self._prepare(work)
         else:
             self._run(work)
+            self._running.discard(id(work))
 
     def fail(self, work: Work, error: Exception) -> None:
         """Whoever had this work will not bring it back: its owners get the error."""
+        self._running.discard(id(work))
         for job in {work} if isinstance(work, Job) else {place.job for place in work}:
             self._finish(job, error=error)
 
@@ -262,12 +265,18 @@ class Scheduler:
             batch += self._neighbours(queue, len(oldest.row))
         if not queue:
             del self._ready[engine]
+        if batch:
+            self._running.add(id(batch))
         return batch
 
     def _neighbours(self, queue: deque[_Place], length: int) -> list[_Place]:
+        """What joins a row of this length: as much as the budget allows, but no more than this runner's share, or others would idle."""
         chosen: list[_Place] = []
         longest = length
+        share = math.ceil((1 + len(queue)) / max(1, self.limits.runners - len(self._running)))
         for place in tuple(queue):
+            if len(chosen) + 1 >= share:
+                break
             size = len(place.row)
             padded = max(longest, size) * (len(chosen) + 2)
             if abs(size - length) <= LIKE_LENGTH * length and padded <= self.limits.batch_tokens and self._alive(place.job):

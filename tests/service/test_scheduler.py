@@ -147,6 +147,25 @@ def test_rows_of_like_length_share_a_call_within_the_budget():
     assert [lengths_of(job) for job in jobs] == [[8], [10], [9], [100], [30], [8]]
 
 
+def test_rows_are_shared_out_among_idle_runners():
+    """A call takes no more than its runner's share: half of eight rows where two are idle, all that is left where one is."""
+    desk = Desk(engine=FakeEngine(batches=True), limits=Limits(batch_tokens=256, runners=2))
+    for _ in range(8):
+        desk.submit(10)
+    while isinstance(work := desk.scheduler.take(), Job):
+        desk.scheduler.do(work)
+    first, second = work, desk.scheduler.take()
+    assert first is not None
+    assert isinstance(second, list)
+    assert (len(first), len(second)) == (4, 4)
+    desk.scheduler.do(first)
+    desk.scheduler.fail(second, StuckError("gone"))
+    for _ in range(4):
+        desk.submit(10)
+    desk.drain()
+    assert [len(call) for call in desk.engine.calls] == [4, 2, 1, 1]
+
+
 def test_a_bad_row_fails_only_its_owner():
     """When a shared call fails, its rows run again alone; only the one that fails then is an error."""
     desk = Desk(engine=FakeEngine(batches=True, poison=9), limits=Limits(batch_tokens=64))
