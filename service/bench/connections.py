@@ -106,7 +106,9 @@ class Pool:
         for key, _ in ready:
             connection: Connection = key.data
             answer = connection.read()
-            if answer is not None:
+            if answer is not None and connection not in self.busy:  # the server ends connections that were idle for long
+                self._forget(connection)
+            elif answer is not None:
                 self._note(connection, *answer)
                 answered.append(connection if answer[0] != LOST else self._replace(connection))
         return answered
@@ -139,6 +141,11 @@ class Pool:
             self.problem = body
 
     def _replace(self, connection: Connection) -> Connection:
+        self._forget(connection)
+        return self.connect()
+
+    def _forget(self, connection: Connection) -> None:
         self._selector.unregister(connection.socket)
         connection.socket.close()
-        return self.connect()
+        if connection in self.idle:
+            self.idle.remove(connection)

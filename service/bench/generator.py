@@ -43,14 +43,13 @@ def open_loop(pool: Pool, *, phases: list[list[float]], connections: int, seed: 
     opened = _meters(pids)
     times = arrivals(phases, seed)
     late: deque[float] = deque()
-    made, intended = 0, next(times, None)
+    intended = next(times, None)
     while intended is not None or late:
         now = time.perf_counter() - opened["clock"]
         while intended is not None and intended <= now:
             late.append(intended)
             intended = next(times, None)
-        while late and (pool.idle or made < connections):
-            made += not pool.idle
+        while late and (pool.idle or len(pool.busy) < connections):
             connection = pool.idle.pop() if pool.idle else pool.connect()
             pool.send(connection, opened["clock"] + late.popleft())
         pool.idle += pool.receive(SILENCE_SECONDS if intended is None else max(0.0, intended - now))

@@ -14,8 +14,8 @@ SLOW_SECONDS = 0.05
 class Stub(socketserver.ThreadingTCPServer):
     """Answers in threads of its own while it is open.
 
-    `/echo` gives the request's body back, `/split` does so in two pieces, `/slow` later, `/busy` refuses, `/gone` hangs up, and `/chunked`
-    says no length. Anything else, as `GET /health`, is answered with `{}`.
+    `/echo` gives the request's body back, `/split` does so in two pieces, `/slow` later, `/busy` refuses, `/gone` hangs up, `/once`
+    does so after its answer, and `/chunked` says no length. Anything else, as `GET /health`, is answered with `{}`.
     """
 
     allow_reuse_address = True
@@ -68,7 +68,7 @@ class _Talk(socketserver.StreamRequestHandler):
         answer = b"HTTP/1.1 %d Said\r\n%s\r\n%s" % (503 if path == "/busy" else 200, length, body)
         for part in (answer[:30], answer[30:]) if path == "/split" else (answer,):
             self.wfile.write(part)
-        return True
+        return path != "/once"
 
 
 def main() -> None:

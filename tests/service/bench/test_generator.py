@@ -85,6 +85,13 @@ def test_refusals_and_lost_connections_are_told_apart(stub):
     assert stub.connections >= counts[LOST]
 
 
+def test_a_connection_that_ends_while_nothing_is_asked_is_not_lost(stub):
+    """Servers end idle connections; the next request takes a new one, and every answer counts once."""
+    result = _open(stub.port, ("/once", "1"), phases=[[0.5, 20.0]], connections=1)
+    assert set(result["status"]) <= {200}
+    assert len(result["status"]) == stub.paths["/once"] > 1
+
+
 def test_arrivals_are_a_poisson_process_of_the_given_rates():
     """Gaps are exponential: their mean is 1 / rate and their spread is as large as their mean; a seed gives the same times."""
     times = np.array(list(arrivals([[50.0, 100.0], [50.0, 10.0]], 7)))
