@@ -126,6 +126,38 @@ class _Place:
 Work = Job | list[_Place]
 
 
+class _Idle:
+    """Runners that wait for work. The last one to come is the first to be woken: its core has the model in its caches.
+
+    With questions of 384 tokens one at a time, waking the first instead took 2 ms more of 65 (two cores with caches of their own).
+    """
+
+    def __init__(self, lock: threading.RLock) -> None:
+        """Take the lock that guards what is waited for; every method is called by who holds it, once."""
+        self._lock = lock
+        self._waiting: list[threading.Lock] = []
+
+    def wait(self) -> None:
+        """Let go of the lock until woken."""
+        woken = threading.Lock()
+        woken.acquire()
+        self._waiting.append(woken)
+        self._lock.release()
+        try:
+            woken.acquire()
+        finally:
+            self._lock.acquire()
+
+    def wake(self, count: int) -> None:
+        """Wake so many, if there are."""
+        for _ in range(min(count, len(self._waiting))):
+            self._waiting.pop().release()
+
+    def wake_all(self) -> None:
+        """Wake all."""
+        self.wake(len(self._waiting))
+
+
 class Scheduler:
     """Jobs of all models, in the order in which they came. Everything here is safe to call from any thread."""
 
@@ -145,7 +177,8 @@ class Scheduler:
         """
         self.limits = limits
         self._clock, self._called = clock, called
-        self._changed = threading.Condition()
+        self._changed = threading.RLock()
+        self._idle = _Idle(self._changed)
         self._arrived: deque[Job] = deque()
         self._ready: dict[Engine, deque[_Place]] = {}
         self._jobs: set[Job] = set()
@@ -177,7 +210,7 @@ class Scheduler:
             self._characters += job.characters
             self._expected_seconds += job.expected_seconds
             self._arrived.append(job)
-            self._changed.notify()
+            self._idle.wake(1)
 
     def cancel(self, job: Job) -> None:
         """The client left: what is not yet running of its job never will."""
@@ -188,7 +221,7 @@ class Scheduler:
         with self._changed:
             work = self._next()
             while work is None and wait and (self._open or self._jobs):
-                self._changed.wait()
+                self._idle.wait()
                 work = self._next()
             return work
 
@@ -215,7 +248,7 @@ class Scheduler:
         """Let nothing more in; runners end when what was let in is done."""
         with self._changed:
             self._open = False
-            self._changed.notify_all()
+            self._idle.wake_all()
 
     def _admit(self, characters: int, seconds: float) -> None:
         """Refuse what there is no room for, and what would wait too long behind what is there, or longer than the seconds it has."""
@@ -323,7 +356,7 @@ class Scheduler:
                 job.rows, job.tokens, job.missing, job.outputs = rows, tokens, len(rows), [None] * len(rows)
                 job.waiting_since = self._clock()
                 self._insert(job)
-                self._changed.notify(len(rows) - 1)
+                self._idle.wake(len(rows) - 1)
         if refusal:
             self._finish(job, error=refusal)
 
@@ -387,5 +420,5 @@ class Scheduler:
             if response is not None:
                 self._learn(job)
             if not self._open:
-                self._changed.notify_all()
+                self._idle.wake_all()
         job.done(job)

@@ -69,6 +69,24 @@ def test_what_was_let_in_is_done_before_they_end():
     assert all(done.is_set() and job.response == Response() for job, done in jobs)
 
 
+def test_the_runner_that_came_last_is_woken_first():
+    """Work that comes one at a time is done by one runner, whose core is warm; when one is busy, another wakes."""
+    scheduler, engine = Scheduler(Limits()), Slow()
+    runners = Runners(scheduler, 3, stuck_seconds=PATIENCE)
+    runners.start()
+    engine.go.set()
+    for _ in range(6):
+        until(lambda: len(scheduler._idle._waiting) == 3)
+        assert submitted(scheduler, engine)[1].wait(PATIENCE)
+    assert sorted(runner.busy_seconds > 0 for runner in runners._runners) == [False, False, True]
+    engine.go.clear()
+    waiting = [submitted(scheduler, engine)[1] for _ in range(3)]
+    until(lambda: not scheduler._idle._waiting)
+    engine.go.set()
+    assert all(done.wait(PATIENCE) for done in waiting)
+    assert runners.stop(PATIENCE)
+
+
 def test_stopping_gives_up_after_its_time():
     """A call that does not come back does not keep the process."""
     scheduler, engine = Scheduler(Limits()), Slow()
