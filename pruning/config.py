@@ -157,6 +157,84 @@ class PruneConfig(_Part):
     reconstruct: bool = Field(True, description="Least-squares reconstruction of what is left.")
 
 
+class MagnitudeConfig(_Part):
+    """Keep the largest weights (Han et al., 2015, arXiv:1506.02626)."""
+
+    name: Literal["magnitude"] = Field("magnitude", description="The method.")
+    scope: Literal["local", "global"] = Field("local", description="Rank within each matrix, or over all of them.")
+
+
+class MovementConfig(_Part):
+    """Keep what does not move towards zero, *hard* (Sanh et al., 2020, arXiv:2005.07683)."""
+
+    name: Literal["movement"] = Field("movement", description="The method.")
+    scope: Literal["local", "global"] = Field("local", description="Rank within each matrix, or over all of them.")
+
+
+class SoftMovementConfig(_Part):
+    """Keep what a penalty does not push below a threshold (Sanh et al., 2020, arXiv:2005.07683)."""
+
+    name: Literal["soft_movement"] = Field("soft_movement", description="The method.")
+    threshold: float = Field(0.1, gt=0, lt=0.5, description="What the sigmoid of a score has to exceed, at the end of the ramp.")
+    penalty: float = Field(10.0, gt=0, description="Weight of the penalty; where it begins, if there is a target to steer for.")
+
+
+class L0Config(_Part):
+    """Keep the gates that are likely to be open (Louizos et al., 2018, arXiv:1712.01312)."""
+
+    name: Literal["l0"] = Field("l0", description="The method.")
+    initial: float = Field(2.197, description="Scores at first: log odds; 2.197 is a probability of 0.9.")
+    penalty: float = Field(10.0, gt=0, description="Weight of the penalty; where it begins, if there is a target to steer for.")
+    seed: int = Field(0, ge=0, description="Seed of the gates' noise.")
+
+
+MethodConfig = Annotated[MagnitudeConfig | MovementConfig | SoftMovementConfig | L0Config, Field(discriminator="name")]
+
+
+class BlockSize(_Part):
+    """Rectangles of weights."""
+
+    rows: int = Field(gt=0, description="Outputs of a group; its inputs, in projections back into the residual stream.")
+    columns: int = Field(gt=0, description="Inputs of a group; its outputs, in projections back into the residual stream.")
+
+
+class Granularity(_Part):
+    """What is pruned as one, by kind of block."""
+
+    attention: Literal["element", "row", "column", "head"] | BlockSize | None = Field(
+        description="Queries, keys, values and outputs: weights, rows, columns or blocks of each matrix; whole heads; null for nothing."
+    )
+    feed_forward: Literal["element", "row", "column", "neuron"] | BlockSize | None = Field(
+        description="Both matrices of the feed-forward: weights, rows, columns or blocks of each; whole neurons; null for nothing."
+    )
+
+
+class FinePruneConfig(_Part):
+    """Pruning while training: a method, what it prunes as one, and what to reach."""
+
+    method: MethodConfig = Field(SoftMovementConfig(), description="What decides which weights stay.")
+    granularity: Granularity = Field(description="What is pruned as one.")
+    target: Target | None = Field(None, description="What to reach; without it the method's own penalty decides.")
+    density: float | None = Field(None, gt=0, lt=1, description="Methods that keep the best, without a target: the share that they keep.")
+    score_learning_rate: float = Field(1e-2, gt=0, description="Peak learning rate of the scores.")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps before anything is pruned.")
+    cooldown: float = Field(0.3, ge=0, lt=1, description="Share of the steps after the masks are frozen.")
+    attention_penalty: float = Field(1.0, ge=0, description="Weight of the penalty on attention, relative to the method's.")
+    feed_forward_penalty: float = Field(1.0, ge=0, description="Weight of the penalty on the feed-forward, relative to the method's.")
+    train: TrainConfig = Field(TrainConfig(), description="How it trains.")
+
+    @model_validator(mode="after")
+    def _knows_where_to_go(self) -> "FinePruneConfig":
+        keeps_the_best = self.method.name in ("magnitude", "movement")
+        if keeps_the_best and (self.target is None) is (self.density is None):
+            raise ValueError(f"{self.method.name} needs `target` or `density`, and only one of them")
+        if not keeps_the_best and self.density is not None:
+            raise ValueError(f"{self.method.name} keeps what its penalty leaves; give `target` instead of `density`")
+        if self.warmup + self.cooldown >= 1:
+            raise ValueError("`warmup` and `cooldown` leave no steps to prune in; together they must be less than 1")
+        return self
+
+
 Scheme = Literal["dynamic", "static", "fp16"]
 Method = Literal["minmax", "percentile", "entropy"]
 

@@ -88,21 +88,42 @@ def train(
     Raises:
         DataError: no training rows.
     """
+    return run_trainer(
+        TaskTrainer, model, tokenizer, task, features, config, folder=folder, seed=seed, teacher=teacher, validation=validation
+    )
+
+
+def run_trainer(
+    trainer_class: "type[TaskTrainer]",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    features: Sequence[Feature],
+    config: TrainConfig,
+    *,
+    folder: Path,
+    seed: int,
+    teacher: PreTrainedModel | None,
+    validation: Sequence[Feature],
+    **options: object,
+) -> TrainingResult:
+    """What `train` does, by a Trainer of this class, which takes these options beside; the arguments are those of `train`."""
     if not features:
         raise DataError("no training rows; check data.train in the recipe")
     freeze_embeddings(model, frozen=config.freeze_embeddings)
-    trainer = _Trainer(
+    trainer = trainer_class(
         model=model,
-        args=_arguments(config, task, folder=folder, seed=seed, validate=bool(validation)),
-        train_dataset=_Rows(features),
-        eval_dataset=_Rows(validation[:VALIDATION_ROWS]) if validation else None,
+        args=training_arguments(config, task, folder=folder, seed=seed, validate=bool(validation)),
+        train_dataset=Rows(features),
+        eval_dataset=Rows(validation[:VALIDATION_ROWS]) if validation else None,
         data_collator=lambda rows: collate(rows, tokenizer),
         task=task,
         config=config,
         teacher=teacher,
+        **options,
     )
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(_Progress())
+    trainer.add_callback(Progress())
     started = time.perf_counter()
     state = trainer.train_or_restore(last_whole_checkpoint(folder))
     model.eval()
@@ -110,12 +131,13 @@ def train(
         steps=state.global_step,
         seconds=time.perf_counter() - started,
         peak_memory_bytes=peak_memory_bytes(),
-        loss=_last_loss(state),
+        loss=last_loss(state),
         validation_loss=tuple(float(entry["eval_loss"]) for entry in state.log_history if "eval_loss" in entry),
     )
 
 
-def _last_loss(state: TrainerState) -> float | None:
+def last_loss(state: TrainerState) -> float | None:
+    """The training loss that was logged last, if any was."""
     found = [float(entry[name]) for name in ("loss", "train_loss") for entry in state.log_history[::-1] if name in entry]
     return found[0] if found else None
 
@@ -159,7 +181,8 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _arguments(config: TrainConfig, task: Task, *, folder: Path, seed: int, validate: bool) -> TrainingArguments:
+def training_arguments(config: TrainConfig, task: Task, *, folder: Path, seed: int, validate: bool) -> TrainingArguments:
+    """The Trainer's arguments for these hyper-parameters."""
     bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_in_bf16())
     return TrainingArguments(
         output_dir=str(folder),
@@ -190,18 +213,19 @@ def _arguments(config: TrainConfig, task: Task, *, folder: Path, seed: int, vali
     )
 
 
-class _Progress(ProgressCallback):  # type: ignore[misc]  # transformers is not typed
+class Progress(ProgressCallback):  # type: ignore[misc]  # transformers is not typed
     """The Trainer's progress bar, with the losses beside it on stderr: stdout is for results."""
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: object
     ) -> None:
+        """Write what was logged above the bar."""
         shown = [f"{name} {value:.4g}" for name, value in (logs or {}).items() if name in ("loss", "eval_loss", "learning_rate", "epoch")]
         if len(shown) > 1 and self.training_bar is not None:
             self.training_bar.write("  ".join(shown), file=sys.stderr)
 
 
-class _Rows(Dataset[Feature]):
+class Rows(Dataset[Feature]):
     """Features as a torch dataset."""
 
     def __init__(self, features: Sequence[Feature]) -> None:
@@ -242,7 +266,7 @@ class LengthGroupedSampler(Sampler[int]):
         yield from grouped[full * self.batch_size :]
 
 
-class _Trainer(Trainer):  # type: ignore[misc]  # transformers is not typed
+class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
     """The Trainer with the task's loss, distillation, and an order of rows that resumes exactly."""
 
     def __init__(self, *, task: Task, config: TrainConfig, teacher: PreTrainedModel | None, **options: object) -> None:
@@ -261,8 +285,8 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         self.train(resume_from_checkpoint=resumed_from)
         return self.state
 
-    def _get_train_sampler(self, train_dataset: "_Rows | None" = None) -> Sampler[int]:
-        rows: _Rows = self.train_dataset if train_dataset is None else train_dataset
+    def _get_train_sampler(self, train_dataset: "Rows | None" = None) -> Sampler[int]:
+        rows: Rows = self.train_dataset if train_dataset is None else train_dataset
         return LengthGroupedSampler([len(row["input_ids"]) for row in rows.features], self.args.train_batch_size, seed=self.args.seed)
 
     def compute_loss(

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner, Result
-from transformers import BertTokenizerFast
+from torch import Tensor
+from transformers import BertTokenizerFast, Trainer
 from transformers.utils import hub
 
 from tests.pruning import helpers
@@ -45,3 +46,21 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def invoke() -> Callable[..., Result]:
     """Call a command line in this process; what it writes to stdout and to stderr stays apart."""
     return CliRunner().invoke
+
+
+@pytest.fixture
+def interrupted_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes the Trainer stop, as by Ctrl-C, once it has done that many steps more."""
+    original = Trainer.training_step
+
+    def arrange(steps: int) -> None:
+        left = iter(range(steps))
+
+        def step_or_stop(self: Trainer, *arguments: object, **options: object) -> Tensor:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return original(self, *arguments, **options)
+
+        monkeypatch.setattr(Trainer, "training_step", step_or_stop)
+
+    return arrange

@@ -1,7 +1,6 @@
 """Fine-tuning: what is interrupted ends as if it had not been, what is frozen stays, and the order of rows is pure."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,32 +8,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
-from transformers import BertTokenizerFast, PreTrainedModel, Trainer
+from transformers import BertTokenizerFast, PreTrainedModel
 
 from pruning.compaction import compact
 from pruning.config import TrainConfig
-from pruning.data import AnswerSpan, QuestionExample, TextExample
 from pruning.errors import DataError
 from pruning.structure import bake
 from pruning.tasks import task_named
-from pruning.tasks.base import Feature, Task
+from pruning.tasks.base import Task
 from pruning.training import LengthGroupedSampler, TrainingResult, last_whole_checkpoint, steps_of, train
 from tests.pruning.helpers import random_structure, tiny_model
+from tests.pruning.training_helpers import ROWS, differing, features_of, state
 
 CONFIG = TrainConfig(epochs=2, batch_size=4, learning_rate=1e-3, precision="fp32", save_steps=2, dropout=0.1)
-ROWS = 12
-
-
-def features_of(task: Task, tokenizer: BertTokenizerFast) -> list[Feature]:
-    """Twelve rows of several lengths, half of them of each kind."""
-    if task.name == "text-classification":
-        texts = [TextExample(str(i), "good " * (1 + i) if i % 2 else "bad " * (1 + i), None, i % 2) for i in range(ROWS)]
-        return task.features(texts, tokenizer, max_length=20)
-    contexts = [f"the sea is {'good ' * (1 + i)}." for i in range(ROWS)]
-    spans = [AnswerSpan("good", context.index("good")) for context in contexts]
-    questions = [QuestionExample(str(i), "is it?", context, (span,)) for i, (context, span) in enumerate(zip(contexts, spans, strict=True))]
-    return task.features(questions, tokenizer, max_length=40, stride=0)
 
 
 def trainable(task: Task, *, seed: int = 0) -> PreTrainedModel:
@@ -60,34 +46,6 @@ def run(
     """Train on the twelve rows."""
     torch.manual_seed(5)
     return train(model, tokenizer, task, features_of(task, tokenizer), config, folder=folder, seed=5, **more)
-
-
-def state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """A copy of the weights."""
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
-    """Names of the weights that are not bit for bit the same."""
-    return [name for name in first if not torch.equal(first[name], second[name])]
-
-
-@pytest.fixture
-def interrupted_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Makes the Trainer stop, as by Ctrl-C, once it has done that many steps more."""
-    original = Trainer.training_step
-
-    def arrange(steps: int) -> None:
-        left = iter(range(steps))
-
-        def step_or_stop(self: Trainer, *arguments: object, **options: object) -> Tensor:
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            return original(self, *arguments, **options)
-
-        monkeypatch.setattr(Trainer, "training_step", step_or_stop)
-
-    return arrange
 
 
 @pytest.mark.parametrize("steps", [2, 3, 5], ids=["in the first epoch", "at its end, after the last checkpoint", "in the second epoch"])

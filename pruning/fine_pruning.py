@@ -1,0 +1,289 @@
+"""Fine-pruning: training and pruning at once (Sanh et al., 2020, arXiv:2005.07683; Lagunas et al., 2021, arXiv:2109.04838).
+
+The Trainer trains; before each of its steps the schedule opens and closes gates, and now and then what is left is read and steered towards
+the target. When the ramp ends the masks are frozen and the weights settle; in the end what was masked is baked in.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from pruning.config import FinePruneConfig
+from pruning.errors import NothingPrunedError
+from pruning.masking import Kind, Masks, attach
+from pruning.methods import method_of
+from pruning.schedule import Schedule, penalty_at, threshold_at
+from pruning.steering import Reading, solve_level, steered, wanted_at
+from pruning.targets import Left
+from pruning.tasks.base import Batch, Feature, Task
+from pruning.training import TaskTrainer, TrainingResult, run_trainer, steps_of
+
+STATE_NAME = "pruning.json"
+READINGS = 200
+NEAR = 0.005
+HIGHEST_THRESHOLD = 0.999
+
+
+@dataclass(frozen=True)
+class FinePruning:
+    """What fine-pruning to one target did.
+
+    Attributes:
+        training: what it took.
+        left: share that stays, of what the target counts.
+        density: share of the masked weights that stay.
+        trace: readings along the way.
+    """
+
+    training: TrainingResult
+    left: float
+    density: float
+    trace: tuple[Reading, ...]
+
+
+def fine_prune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    features: Sequence[Feature],
+    config: FinePruneConfig,
+    *,
+    left: Left,
+    target: float | None,
+    folder: Path,
+    seed: int,
+    teacher: PreTrainedModel | None = None,
+    validation: Sequence[Feature] = (),
+) -> FinePruning:
+    """Train and prune `model` in place: afterwards what was pruned is zero, and nothing else tells that it was masked.
+
+    A rerun with the same arguments resumes from the last whole checkpoint in `folder`, and ends where the uninterrupted run would have.
+
+    Args:
+        model: dense, or compact already.
+        tokenizer: pads the batches.
+        task: gives the loss.
+        features: training rows.
+        config: method, granularity and hyper-parameters.
+        left: reads the share of the model that stays; see `pruning.targets`.
+        target: what that share is to be; None leaves the method to its own penalty.
+        folder: where checkpoints go.
+        seed: of the order of the rows and of dropout.
+        teacher: distilled from if `config.train.distillation` is set.
+        validation: rows whose loss is logged after each epoch.
+
+    Raises:
+        DataError: no training rows.
+        NothingPrunedError: every gate is open in the end.
+    """
+    steps = steps_of(config.train, len(features))
+    schedule = Schedule(steps, warmup=round(config.warmup * steps), cooldown=round(config.cooldown * steps))
+    masks = attach(model, config.granularity, method_of(config.method))
+    kinds: dict[Kind, float] = {"attention": config.attention_penalty, "feed_forward": config.feed_forward_penalty}
+    pruner = Pruner(masks, schedule, left, config.density if target is None else target, kinds, steers_target=target is not None)
+    training = run_trainer(
+        PruningTrainer,
+        model,
+        tokenizer,
+        task,
+        features,
+        config.train,
+        folder=folder,
+        seed=seed,
+        teacher=teacher,
+        validation=validation,
+        pruner=pruner,
+        score_learning_rate=config.score_learning_rate,
+    )
+    if not pruner.frozen:
+        pruner.settle(steps)
+    found = FinePruning(training, left(masks), masks.density(), tuple(pruner.trace))
+    if masks.closed() == 0:
+        last = pruner.trace[-1] if pruner.trace else None
+        raise NothingPrunedError(
+            f"{config.method.name} pruned nothing in {steps} steps (the penalty ended at {last.penalty if last else 0:g}); "
+            "train longer, or raise the penalty or `score_learning_rate`"
+        )
+    masks.bake()
+    return found
+
+
+@dataclass
+class Pruner:
+    """Opens and closes gates as a training goes on. What it knows beside the masks fits into a checkpoint.
+
+    Attributes:
+        masks: of the model that is trained.
+        schedule: of the training.
+        left: reads the share that is to reach `goal`.
+        goal: see `left`; None for a method that is left to its own penalty.
+        kinds: weight of the penalty by kind of block.
+        steers_target: whether `goal` is a target, and not the density that a method keeps.
+        penalty_weight: as steered so far.
+        level: of the method, now.
+        error: by how much too much was left at the last reading.
+        frozen: whether the ramp is over.
+        trace: readings so far.
+    """
+
+    masks: Masks
+    schedule: Schedule
+    left: Left
+    goal: float | None
+    kinds: Mapping[Kind, float]
+    steers_target: bool
+    penalty_weight: float = field(init=False)
+    level: float = field(init=False)
+    error: float | None = None
+    frozen: bool = False
+    trace: list[Reading] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.penalty_weight = self.masks.method.first_penalty
+        self.level = 1.0 if self._keeps_best else 0.0
+        self._interval = max(1, self.schedule.steps // READINGS)
+        self._step = 0
+
+    def before(self, step: int) -> None:
+        """What comes before an optimizer step."""
+        self._step = step
+        if self.frozen:
+            return
+        if self.schedule.cools(step):
+            self.settle(step)
+        elif self._keeps_best:
+            if step % self._interval == 0:
+                self._follow(step)
+        else:
+            self._steer(step)
+
+    def penalty(self) -> Tensor | None:
+        """What the loss of this step grows by; None for nothing."""
+        if self.frozen or self._keeps_best:
+            return None
+        return penalty_at(self.schedule, self._step, weight=self.penalty_weight) * self.masks.penalty(self.kinds)
+
+    def settle(self, step: int) -> None:
+        """The end of the ramp: meet the goal, and freeze."""
+        if self.goal is None:
+            self.level = self.masks.method.last_level
+        else:
+            highest = 1.0 if self._keeps_best else HIGHEST_THRESHOLD
+            self.level = self._level_for(self.goal, step, highest=highest)
+        left = self._closed(self.level, step)
+        self.masks.freeze()
+        self.frozen = True
+        self._note(step, left, left if self.goal is None else self.goal)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint; the masks are in the model's own."""
+        return {
+            "penalty_weight": self.penalty_weight,
+            "level": self.level,
+            "error": self.error,
+            "frozen": self.frozen,
+            "trace": [asdict(reading) for reading in self.trace],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """From a checkpoint, after the model."""
+        self.penalty_weight, self.level, self.error = state["penalty_weight"], state["level"], state["error"]
+        self.trace = [Reading(**reading) for reading in state["trace"]]
+        if state["frozen"]:
+            self.masks.freeze()
+            self.frozen = True
+
+    @property
+    def _keeps_best(self) -> bool:
+        return self.masks.method.steers == "level"
+
+    def _follow(self, step: int) -> None:
+        """Give a method that keeps the best the level at which what is left is what should be."""
+        assert self.goal is not None
+        wanted = wanted_at(self.schedule.progress(step), self.goal)
+        self.level = 1.0 if wanted >= 1.0 else self._level_for(wanted, step, highest=1.0)
+        self._note(step, self._closed(self.level, step), wanted)
+
+    def _steer(self, step: int) -> None:
+        """Raise the threshold as the schedule says; now and then look at what is left, and change the penalty's weight."""
+        self.level = threshold_at(self.schedule, step, end=self.masks.method.last_level)
+        self.masks.close(self.level, step=step)
+        if step % self._interval == 0 and step > self.schedule.warmup:
+            self.masks.close_idle_values()
+            left = self.left(self.masks)
+            wanted = left if self.goal is None else wanted_at(self.schedule.progress(step), self.goal)
+            if self.goal is not None:
+                self.penalty_weight = steered(self.penalty_weight, left - wanted, self.error)
+                self.error = left - wanted
+            self._note(step, left, wanted)
+
+    def _level_for(self, wanted: float, step: int, *, highest: float) -> float:
+        """The level at which a share is left; for a density of methods that keep the best it is the density itself."""
+        if self._keeps_best and abs(self._closed(wanted, step) - wanted) <= NEAR * wanted:
+            return wanted
+        return solve_level(lambda level: self._closed(level, step), wanted, low=0.0, high=highest)
+
+    def _closed(self, level: float, step: int) -> float:
+        """What is left at a level, whose gates are open and closed afterwards."""
+        self.masks.close(level, step=step)
+        self.masks.close_idle_values()
+        return self.left(self.masks)
+
+    def _note(self, step: int, left: float, wanted: float) -> None:
+        self.trace.append(Reading(step, left, wanted, self.level, self.penalty_weight))
+
+
+class PruningTrainer(TaskTrainer):
+    """The task's Trainer with masks on the model: the penalty in the loss, a learning rate for the scores, and their state kept."""
+
+    def __init__(self, *, pruner: Pruner, score_learning_rate: float, **options: Any) -> None:  # noqa: ANN401 - the Trainer's own
+        """Take a pruner beside the Trainer's options."""
+        super().__init__(**options)
+        self.pruner, self.score_learning_rate = pruner, score_learning_rate
+        self.add_callback(_BeforeSteps(pruner))
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Any]:
+        """The task's loss and the method's penalty."""
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        penalty = self.pruner.penalty() if model.training else None
+        if penalty is None:
+            return found
+        return (found[0] + penalty, found[1]) if isinstance(found, tuple) else found + penalty
+
+    def create_optimizer(self) -> Optimizer:
+        """The Trainer's own for the weights, and a group for the scores: without decay, with a learning rate of its own."""
+        scores = self.pruner.masks.scores
+        learn = [each.requires_grad for each in scores]  # not in the cool-down; a resumed run needs the group all the same
+        for each in scores:
+            each.requires_grad_(False)
+        optimizer: Optimizer = super().create_optimizer()
+        for each, learns in zip(scores, learn, strict=True):
+            each.requires_grad_(learns)
+        if scores:
+            optimizer.add_param_group({"params": scores, "lr": self.score_learning_rate, "weight_decay": 0.0})
+        return optimizer
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+        (folder / STATE_NAME).write_text(json.dumps(self.pruner.state()), encoding="utf-8")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.pruner.restore(json.loads((Path(resume_from_checkpoint) / STATE_NAME).read_text(encoding="utf-8")))
+
+
+class _BeforeSteps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    def __init__(self, pruner: Pruner) -> None:
+        self._pruner = pruner
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        self._pruner.before(state.global_step)

@@ -1,0 +1,179 @@
+"""Masks on a model: which weights get one, at which granularity, and what becomes of them in the end.
+
+A mask is a parametrization of a linear's weight, so every model that holds the linear trains through it and no module is replaced. Groups
+that die together (a head; a neuron) have one gate, at the columns by which they reach the residual stream; their other weights follow when
+the masks are baked in. Attention that loses its queries or keys is uniform, not absent (see `pruning.compaction`): so before the masks
+are frozen, a head that has lost either gives up its values too.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
+
+from pruning.config import BlockSize, Granularity
+from pruning.errors import ConfigError
+from pruning.families import AttentionBlock, EncoderLayer, family_of
+from pruning.granularity import Grid
+from pruning.methods.base import Mask, PruningMethod
+
+Kind = Literal["attention", "feed_forward"]
+
+
+@dataclass(frozen=True)
+class Masked:
+    """One mask in its place.
+
+    Attributes:
+        kind: of the block that the linear is part of.
+        name: of the block and the linear.
+        linear: whose weight is masked.
+        mask: its parametrization.
+        followers: linears whose rows live and die with the mask's columns, with the rows that each group has.
+    """
+
+    kind: Kind
+    name: str
+    linear: nn.Linear
+    mask: Mask
+    followers: tuple[tuple[nn.Linear, Grid], ...] = ()
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as if there were no mask, `[out, in]`."""
+        original: Tensor = self.linear.parametrizations.weight.original  # type: ignore[union-attr, assignment]
+        return original
+
+
+class Masks:
+    """All masks of a model, and the method that opens and closes them."""
+
+    def __init__(self, method: PruningMethod, masked: Sequence[Masked], heads: Sequence["_Heads"]) -> None:
+        """Use `attach`."""
+        self.method, self.masked = method, tuple(masked)
+        self._heads = tuple(heads)
+
+    @property
+    def scores(self) -> list[nn.Parameter]:
+        """What is learned beside the weights."""
+        return [each.mask.scores for each in self.masked if each.mask.scores is not None]
+
+    def close(self, level: float, *, step: int) -> None:
+        """Open and close gates for this level of the method."""
+        self.method.close([each.mask for each in self.masked], [each.weight.detach() for each in self.masked], level, step=step)
+
+    def penalty(self, weights: Mapping[Kind, float]) -> Tensor:
+        """What the loss grows by: for each kind of block its weight times the mean over its matrices, divided by the number of kinds."""
+        kinds = {each.kind for each in self.masked}
+        parts = [
+            weights.get(kind, 1.0) * torch.stack([self.method.penalty(each.mask) for each in self.masked if each.kind == kind]).mean()
+            for kind in sorted(kinds)
+        ]
+        return torch.stack(parts).sum() / len(parts)
+
+    @torch.no_grad()
+    def density(self) -> float:
+        """Share of the masked weights whose gate is open."""
+        left = sum(float(each.mask.keep.sum()) * each.mask.members for each in self.masked)
+        return left / sum(each.mask.keep.numel() * each.mask.members for each in self.masked)
+
+    @torch.no_grad()
+    def closed(self) -> int:
+        """Weights whose gate is closed, followers included."""
+        return sum(round(float((1 - each.mask.keep).sum()) * each.mask.members) for each in self.masked)
+
+    def freeze(self) -> None:
+        """Heads without queries or keys give up their values, and from now on the gates stay as they are."""
+        self.close_idle_values()
+        for each in self.masked:
+            each.mask.freeze()
+
+    @torch.no_grad()
+    def close_idle_values(self) -> None:
+        """Close the values of heads whose queries or keys are gone."""
+        for heads in self._heads:
+            heads.close_idle_values()
+
+    @torch.no_grad()
+    def bake(self) -> None:
+        """Multiply the gates into the weights, let the followers follow, and take the masks off."""
+        for each in self.masked:
+            each.mask.eval()
+            gate = each.mask.gate()
+            parametrize.remove_parametrizations(each.linear, "weight", leave_parametrized=True)
+            for linear, rows in each.followers:
+                linear.weight.mul_(rows.expand((gate != 0).to(linear.weight.dtype).T))
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """Queries, keys and values of one attention, where each has a mask of its own."""
+
+    block: AttentionBlock
+    value: Mask
+
+    def close_idle_values(self) -> None:
+        per_head = (self.block.heads, -1)
+        idle = ~(self.block.query.weight.view(per_head).any(1) & self.block.key.weight.view(per_head).any(1))
+        rows = idle.repeat_interleave(self.block.head_size)  # [heads * head_size]
+        groups = rows.view(-1, self.value.grid.rows).all(1)
+        self.value.keep[groups] = 0.0
+
+
+def attach(model: PreTrainedModel, granularity: Granularity, method: PruningMethod) -> Masks:
+    """Put masks on the linears of a model's layers, all gates open; `ConfigError` when a granularity does not fit them."""
+    masked: list[Masked] = []
+    heads: list[_Heads] = []
+    for layer in family_of(model).layers(model):
+        of_attention = list(_attention(layer, granularity, method))
+        masked += of_attention
+        masked += _feed_forward(layer, granularity, method)
+        if layer.attention and len(of_attention) > 1:
+            heads.append(_Heads(layer.attention, next(each.mask for each in of_attention if each.linear is layer.attention.value)))
+    if not masked:
+        raise ConfigError("nothing is masked: give `granularity` for attention or feed-forward, and a model that has layers left")
+    for each in masked:
+        parametrize.register_parametrization(each.linear, "weight", each.mask, unsafe=True)
+    return Masks(method, masked, heads)
+
+
+def _attention(layer: EncoderLayer, granularity: Granularity, method: PruningMethod) -> Iterator[Masked]:
+    block, groups = layer.attention, granularity.attention
+    if block is None or groups is None:
+        return
+    if groups == "head":
+        size, hidden = block.head_size, block.output.out_features
+        mask = method.mask(Grid(hidden, size), block.output.weight, members=4 * size * hidden)
+        followers = tuple((linear, Grid(size, hidden)) for linear in (block.query, block.key, block.value))
+        yield Masked("attention", f"{block.name}.heads", block.output, mask, followers)
+        return
+    for part in ("query", "key", "value", "output"):
+        linear = getattr(block, part)
+        grid = _grid(groups, linear.weight, inward=part != "output")
+        yield Masked("attention", f"{block.name}.{part}", linear, method.mask(grid, linear.weight, members=None))
+
+
+def _feed_forward(layer: EncoderLayer, granularity: Granularity, method: PruningMethod) -> Iterator[Masked]:
+    block, groups = layer.feed_forward, granularity.feed_forward
+    if block is None or groups is None:
+        return
+    if groups == "neuron":
+        hidden = block.down.out_features
+        mask = method.mask(Grid(hidden, 1), block.down.weight, members=2 * hidden)
+        yield Masked("feed_forward", f"{block.name}.neurons", block.down, mask, ((block.up, Grid(1, hidden)),))
+        return
+    for part in ("up", "down"):
+        linear = getattr(block, part)
+        grid = _grid(groups, linear.weight, inward=part == "up")
+        yield Masked("feed_forward", f"{block.name}.{part}", linear, method.mask(grid, linear.weight, members=None))
+
+
+def _grid(groups: str | BlockSize, weight: Tensor, *, inward: bool) -> Grid:
+    out, inputs = weight.shape
+    if isinstance(groups, BlockSize):
+        return Grid(groups.rows, groups.columns) if inward else Grid(groups.columns, groups.rows)
+    return {"element": Grid(1, 1), "row": Grid(1, inputs), "column": Grid(out, 1)}[groups]

@@ -1,0 +1,131 @@
+"""What every method of fine-pruning is made of: a mask on a weight, and the rule by which its gates close.
+
+A *mask* is the parametrization of one weight (`torch.nn.utils.parametrize`): each group of the weight is multiplied by a gate. A *method*
+says what ranks the groups, which gates are open at a given *level*, and what is added to the loss. Methods never name a model family.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pruning.granularity import Grid
+
+Steers = Literal["level", "penalty"]
+
+
+class Mask(nn.Module):
+    """Gates of one weight.
+
+    Attributes:
+        grid: which weights share a gate.
+        members: weights that live and die with one group, those of other linears that follow it included.
+        scores: what is learned, fp32 `[groups down, groups across]`; None for methods that learn nothing.
+        keep: 1 for an open gate and 0 for a closed one, fp32, of the same shape.
+    """
+
+    keep: Tensor
+
+    def __init__(self, grid: Grid, weight: Tensor, *, initial: float | None, members: int | None = None) -> None:
+        """All gates open.
+
+        Args:
+            grid: which weights share a gate.
+            weight: `[out, in]`.
+            initial: what the scores are at first; None for no scores.
+            members: see the attribute; the weights of a group alone without it.
+        """
+        super().__init__()
+        shape = grid.shape(weight)
+        self.grid, self.members = grid, grid.size if members is None else members
+        self.scores = None if initial is None else nn.Parameter(torch.full(shape, initial, device=weight.device))
+        self.register_buffer("keep", torch.ones(shape, device=weight.device))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The masked weight, `[out, in]`."""
+        return self.grid.gated(weight, self.gate().to(weight.dtype))
+
+    def gate(self) -> Tensor:
+        """What groups are multiplied by. To the scores the gradient passes straight through (Bengio et al., 2013, arXiv:1308.3432)."""
+        return self.keep if self.scores is None else self.keep + (self.scores - self.scores.detach())
+
+    @property
+    def learned(self) -> Tensor:
+        """The scores, of a method that has some."""
+        if self.scores is None:
+            raise ValueError("this method learns no scores")
+        return self.scores
+
+    def freeze(self) -> None:
+        """From now on the gates stay as they are, and the scores learn nothing more."""
+        if self.scores is not None:
+            self.scores.requires_grad_(False)
+
+
+class PruningMethod(Protocol):
+    """One method.
+
+    Attributes:
+        steers: what moves it towards a target: the `level` itself, or the weight of its `penalty`.
+        last_level: the level at the end of the ramp, where the penalty is what is steered.
+        first_penalty: the penalty's weight before it was ever steered.
+    """
+
+    steers: Steers
+    last_level: float
+    first_penalty: float
+
+    def mask(self, grid: Grid, weight: Tensor, *, members: int | None = None) -> Mask:
+        """A mask with all gates open; `members` as in `Mask`."""
+        ...
+
+    def close(self, masks: Sequence[Mask], weights: Sequence[Tensor], level: float, *, step: int) -> None:
+        """Open and close gates for this level, in place.
+
+        Args:
+            masks: all masks of a model.
+            weights: their unmasked weights.
+            level: a density for methods that keep the best, else a threshold.
+            step: of the training, for methods that draw.
+        """
+        ...
+
+    def penalty(self, mask: Mask) -> Tensor:
+        """What the loss grows by, between 0 and 1; a scalar."""
+        ...
+
+
+@torch.no_grad()
+def keep_best(masks: Sequence[Mask], ranks: Sequence[Tensor], density: float, *, everywhere: bool) -> None:
+    """Leave the gates of the best groups open, so that a share `density` of the members stays.
+
+    Args:
+        masks: to change, in place.
+        ranks: of the groups of each mask; the highest stay, and of equal ones the first.
+        density: share of members, 0 to 1.
+        everywhere: rank the groups of all masks together, instead of each mask's among themselves.
+    """
+    if not everywhere:
+        for mask, rank in zip(masks, ranks, strict=True):
+            mask.keep.copy_(_best(rank, round(density * rank.numel())))
+        return
+    flat = torch.cat([rank.flatten() for rank in ranks])
+    members = torch.cat(
+        [torch.full_like(rank.flatten(), mask.members, dtype=torch.float64) for mask, rank in zip(masks, ranks, strict=True)]
+    )
+    order = torch.argsort(flat, descending=True, stable=True)
+    inside = torch.cumsum(members[order], 0) <= density * float(members.sum()) + 0.5
+    keep = torch.zeros_like(flat)
+    keep[order[inside]] = 1.0
+    start = 0
+    for mask in masks:
+        mask.keep.copy_(keep[start : start + mask.keep.numel()].view_as(mask.keep))
+        start += mask.keep.numel()
+
+
+def _best(rank: Tensor, count: int) -> Tensor:
+    """1 for the `count` highest values, else 0."""
+    keep = torch.zeros_like(rank).flatten()
+    keep[torch.argsort(rank.flatten(), descending=True, stable=True)[:count]] = 1.0
+    return keep.view_as(rank)

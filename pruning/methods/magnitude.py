@@ -1,0 +1,38 @@
+"""Magnitude pruning: what is small goes (Han et al., 2015, arXiv:1506.02626; gradually, Zhu and Gupta, 2017, arXiv:1710.01878).
+
+A group ranks by its root mean square, so that groups of different sizes can be compared. A weight that is masked gets no gradient, but
+keeps its value, and comes back when others have become smaller.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from pruning.config import MagnitudeConfig
+from pruning.granularity import Grid
+from pruning.methods.base import Mask, Steers, keep_best
+
+
+class Magnitude:
+    """Keep the largest weights; see `PruningMethod`. The level is the density."""
+
+    steers: Steers = "level"
+    last_level = first_penalty = 0.0
+
+    def __init__(self, config: MagnitudeConfig) -> None:
+        """Take its hyper-parameters."""
+        self._everywhere = config.scope == "global"
+
+    def mask(self, grid: Grid, weight: Tensor, *, members: int | None = None) -> Mask:
+        """See `PruningMethod`."""
+        return Mask(grid, weight, initial=None, members=members)
+
+    def close(self, masks: Sequence[Mask], weights: Sequence[Tensor], level: float, *, step: int) -> None:
+        """See `PruningMethod`."""
+        del step
+        ranks = [mask.grid.pool(weight.detach().float() ** 2) / mask.grid.size for mask, weight in zip(masks, weights, strict=True)]
+        keep_best(masks, ranks, level, everywhere=self._everywhere)
+
+    def penalty(self, mask: Mask) -> Tensor:
+        """None."""
+        return mask.keep.new_zeros(())

@@ -1,0 +1,78 @@
+"""Reaching a target while training: what is left is read as training goes, and steered so that it is right when the ramp ends.
+
+A target is a share of something: of the weights, of the multiply-accumulates, of the parameters, of the time (one over a speed-up, as a
+latency table predicts it). Along the ramp that share is to follow a cubic from 1 to the target. Methods that keep the best are given the
+level that has it; methods with a penalty get a heavier or a lighter one. At the end of the ramp the level is set so that the target is
+met, and the masks stay.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pruning.schedule import cubic
+
+GAIN, DAMPING = 4.0, 20.0
+"""A penalty grows by a factor of e for each quarter by which too much is left, and for each twentieth by which that has grown."""
+FASTEST = 1.5
+HALVINGS = 14
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One line of the trace.
+
+    Attributes:
+        step: of the training.
+        left, wanted: shares of what the target counts.
+        level: of the method.
+        penalty: weight of the penalty.
+    """
+
+    step: int
+    left: float
+    wanted: float
+    level: float
+    penalty: float
+
+
+def wanted_at(progress: float, target: float) -> float:
+    """What should be left at this point of the ramp, as a share."""
+    return cubic(1.0, target, progress)
+
+
+def steered(penalty: float, error: float, before: float | None) -> float:
+    """The penalty's new weight.
+
+    Args:
+        penalty: its weight now.
+        error: the share that is left, less what should be.
+        before: the same at the reading before; None at the first.
+    """
+    grown = 0.0 if before is None else error - before
+    return penalty * min(FASTEST, max(1 / FASTEST, math.exp(GAIN * error + DAMPING * grown)))
+
+
+def solve_level(left: Callable[[float], float], wanted: float, *, low: float, high: float) -> float:
+    """The level at which what is left is nearest to `wanted`, by bisection; the last call of `left` was with it.
+
+    Args:
+        left: closes the gates for a level and says what is left; monotonous, in either direction.
+        wanted: a share.
+        low, high: ends of the range of levels.
+    """
+    best, nearest, falls = low, math.inf, left(low) > left(high)
+    for level in (low, high):
+        if abs(left(level) - wanted) < nearest:
+            best, nearest = level, abs(left(level) - wanted)
+    for _ in range(HALVINGS):
+        level = (low + high) / 2
+        found = left(level)
+        if abs(found - wanted) < nearest:
+            best, nearest = level, abs(found - wanted)
+        if (found > wanted) is falls:
+            low = level
+        else:
+            high = level
+    left(best)
+    return best

@@ -1,0 +1,121 @@
+"""Fine-pruning: the target is met, what is interrupted ends as if it had not been, and a run that prunes nothing says so."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertTokenizerFast, PreTrainedModel
+
+from pruning.compaction import compact
+from pruning.config import DensityTarget, FinePruneConfig, L0Config, MacsTarget, SoftMovementConfig, Target, TrainConfig
+from pruning.errors import NothingPrunedError
+from pruning.fine_pruning import FinePruning, fine_prune
+from pruning.structure import macs, parameters
+from pruning.targets import goal_of, left_by, live_shapes
+from pruning.tasks import task_named
+from tests.pruning.helpers import tiny_model
+from tests.pruning.method_cases import GRANULARITIES, METHODS
+from tests.pruning.training_helpers import differing, features_of, state
+
+TASK = task_named("text-classification")
+TRAIN = TrainConfig(epochs=14, batch_size=4, learning_rate=1e-3, precision="fp32", save_steps=7, dropout=0.1)
+HALF = DensityTarget(density=0.5)
+STEERED = [name for name, method in METHODS.items() if method.name != "l0"]  # in so few steps the penalty of L0 overshoots
+LARGEST_GROUP = 1 / 12  # a head of the tiny model, as a share of its weights
+
+
+def config_for(method: str, granularity: str, target: Target | None = HALF, **changes: object) -> FinePruneConfig:
+    """Forty-two steps, in which scores can get somewhere."""
+    fields = {"train": TRAIN, "score_learning_rate": 0.3, "warmup": 0.1, "cooldown": 0.3, **changes}
+    return FinePruneConfig(method=METHODS[method], granularity=GRANULARITIES[granularity], target=target, **fields)
+
+
+def fine_pruned(model: PreTrainedModel, tokenizer: BertTokenizerFast, config: FinePruneConfig, folder: Path, **more: object) -> FinePruning:
+    """Fine-prune on the twelve rows."""
+    torch.manual_seed(5)
+    target = config.target or HALF
+    left, goal = left_by(target, model, TASK.name), goal_of(target) if config.target else None
+    return fine_prune(model, tokenizer, TASK, features_of(TASK, tokenizer), config, left=left, target=goal, folder=folder, seed=5, **more)
+
+
+def model_of(seed: int = 0) -> PreTrainedModel:
+    """Tiny, with sizes that every granularity divides."""
+    return tiny_model("bert", TASK.name, layers=2, intermediate=32, seed=seed)
+
+
+@pytest.mark.parametrize("granularity", ["unstructured", "hybrid", "struct"])
+@pytest.mark.parametrize("method", STEERED)
+def test_the_density_asked_for_is_met(method, granularity, tiny_tokenizer, tmp_path):
+    """Within 5 %, or half a head where heads go whole; what was pruned is zero, and of whole groups nothing else is left."""
+    model = model_of()
+    dense = parameters(model).encoder
+    found = fine_pruned(model, tiny_tokenizer, config_for(method, granularity), tmp_path)
+    assert found.left == pytest.approx(0.5, abs=LARGEST_GROUP / 2 if granularity == "struct" else 0.025)
+    assert not any(hasattr(module, "parametrizations") for module in model.modules())
+    small = parameters(compact(model)).encoder / dense
+    if granularity == "struct":
+        assert small == pytest.approx(found.left, abs=0.01)
+    assert granularity == "unstructured" or small < 0.9
+
+
+@pytest.mark.parametrize("method", STEERED)
+def test_a_target_of_time_or_work_is_met(method, tiny_tokenizer, tmp_path):
+    """Multiply-accumulates of what compaction leaves, as near as whole heads allow: one in each layer, where layers lose alike."""
+    model = model_of()
+    dense = macs(model, 16).encoder
+    found = fine_pruned(model, tiny_tokenizer, config_for(method, "struct", MacsTarget(macs=0.4, sequence_length=16)), tmp_path)
+    assert macs(compact(model), 16).encoder / dense == pytest.approx(found.left)
+    assert found.left == pytest.approx(0.4, abs=LARGEST_GROUP)
+
+
+@pytest.mark.parametrize(
+    ("method", "steps"), [(method, steps) for number, method in enumerate(METHODS) for steps in ((20, 36), (3, 20))[number % 2]]
+)
+def test_resumed_equals_uninterrupted(method, steps, tiny_tokenizer, tmp_path, interrupted_after: Callable[[int], None]):
+    """Bit for bit, wherever it was cut: in the warm-up, on the ramp, or in the cool-down."""
+    config = config_for(method, "hybrid")
+    whole, cut = model_of(), model_of()
+    expected = fine_pruned(whole, tiny_tokenizer, config, tmp_path / "whole")
+    interrupted_after(steps)
+    with pytest.raises(KeyboardInterrupt):
+        fine_pruned(cut, tiny_tokenizer, config, tmp_path / "cut")
+    interrupted_after(1000)
+    resumed = model_of(seed=9) if steps > TRAIN.save_steps else model_of()
+    found = fine_pruned(resumed, tiny_tokenizer, config, tmp_path / "cut")
+    assert differing(state(whole), state(resumed)) == []
+    assert found.trace == expected.trace
+
+
+def test_the_penalty_follows_what_is_left(tiny_tokenizer, tmp_path):
+    """The trace shows shares, wanted and found; the last reading is the target's."""
+    found = fine_pruned(model_of(), tiny_tokenizer, config_for("soft movement", "hybrid"), tmp_path)
+    assert [reading.step for reading in found.trace] == sorted(reading.step for reading in found.trace)
+    assert len({reading.penalty for reading in found.trace}) > 3
+    assert found.trace[-1].wanted == 0.5
+    assert found.trace[-1].left == found.left
+
+
+def test_a_fixed_penalty_is_left_alone(tiny_tokenizer, tmp_path):
+    """Without a target the method's own penalty decides, as in the papers."""
+    config = FinePruneConfig(
+        method=SoftMovementConfig(penalty=300.0), granularity=GRANULARITIES["struct"], train=TRAIN, score_learning_rate=0.3
+    )
+    found = fine_pruned(model_of(), tiny_tokenizer, config, tmp_path)
+    assert {reading.penalty for reading in found.trace} == {300.0}
+    assert found.density < 0.9
+
+
+@pytest.mark.parametrize("method", [SoftMovementConfig(penalty=1e-9), L0Config(penalty=1e-9, initial=6.0)])
+def test_a_run_that_prunes_nothing_says_why(method, tiny_tokenizer, tmp_path):
+    """A penalty too small for so few steps is an error, not a model that is as large as before."""
+    config = FinePruneConfig(method=method, granularity=GRANULARITIES["struct"], train=TRAIN.model_copy(update={"epochs": 2}))
+    with pytest.raises(NothingPrunedError, match="pruned nothing in 6 steps"):
+        fine_pruned(model_of(), tiny_tokenizer, config, tmp_path)
+
+
+def test_live_shapes_are_those_of_the_compact_model(tiny_tokenizer, tmp_path):
+    """What a target is read from is what compaction leaves."""
+    model = model_of()
+    fine_pruned(model, tiny_tokenizer, config_for("movement", "struct"), tmp_path)
+    assert live_shapes(model) == live_shapes(compact(model))

@@ -1,0 +1,141 @@
+"""Masks on models: what learns, what stays, and that baking and compacting change nothing."""
+
+import pytest
+import torch
+
+from pruning.compaction import compact, live_heads
+from pruning.config import BlockSize, Granularity, MagnitudeConfig, MovementConfig
+from pruning.errors import ConfigError
+from pruning.families import family_of
+from pruning.masking import Masks, attach
+from pruning.methods import method_of
+from pruning.structure import parameters
+from tests.pruning.helpers import FAMILY_NAMES, outputs_of, random_batch, tiny_model
+from tests.pruning.method_cases import CASES, GRANULARITIES, METHODS
+
+BEST = [name for name, config in METHODS.items() if config.name in ("magnitude", "movement")]
+LEVEL = 0.3
+
+
+def model_with(method: str, granularity: str, *, family: str = "bert", task: str = "text-classification") -> tuple:
+    """A tiny model with masks whose scores, if any, are random."""
+    model = tiny_model(family, task, intermediate=32, dtype=torch.float64)
+    masks = attach(model, GRANULARITIES[granularity], method_of(METHODS[method]))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for scores in masks.scores:
+            scores.add_(2 * torch.randn(scores.shape, generator=generator))
+    return model, masks
+
+
+@pytest.mark.parametrize(("method", "granularity"), CASES)
+def test_scores_and_open_weights_learn(method, granularity):
+    """Every score gets a gradient, closed or not; a weight whose gate is closed gets none."""
+    model, masks = model_with(method, granularity)
+    masks.close(LEVEL, step=1)
+    model.train()
+    loss = model(**random_batch(), labels=torch.tensor([0, 1, 0])).loss + masks.penalty({})
+    loss.backward()
+    assert all(scores.grad is not None and scores.grad.abs().sum() > 0 for scores in masks.scores)
+    for each in masks.masked:
+        gate = each.mask.grid.expand(each.mask.gate().detach())
+        assert each.weight.grad is not None
+        assert not each.weight.grad[gate == 0].any()
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("method", BEST)
+def test_the_density_asked_for_is_reached(method, granularity):
+    """Within one group of each matrix, or of one in all where they are ranked together."""
+    _, masks = model_with(method, granularity)
+    for density in (0.0, 0.1, 0.5, 1.0):
+        masks.close(density, step=0)
+        groups = [each.mask.keep.numel() for each in masks.masked]
+        slack = 0.5 / min(groups) if "global" not in method else max(each.mask.members for each in masks.masked) / members(masks)
+        assert masks.density() == pytest.approx(density, abs=slack + 1e-9)
+
+
+def members(masks: Masks) -> int:
+    """Weights under masks."""
+    return sum(each.mask.keep.numel() * each.mask.members for each in masks.masked)
+
+
+@pytest.mark.parametrize(
+    ("method", "granularity", "family"), [(*case, FAMILY_NAMES[number % len(FAMILY_NAMES)]) for number, case in enumerate(CASES)]
+)
+def test_baked_and_compacted_models_equal_the_masked_one(method, granularity, family):
+    """Outputs stay the same to 1e-9 in float64; no parametrization is left."""
+    model, masks = model_with(method, granularity, family=family)
+    batch = random_batch(family)
+    masks.close(LEVEL, step=0)
+    masks.freeze()
+    masked = outputs_of(model, batch)
+    masks.bake()
+    assert not any(hasattr(module, "parametrizations") for module in model.modules())
+    torch.testing.assert_close(outputs_of(model, batch), masked, atol=1e-9, rtol=0)
+    torch.testing.assert_close(outputs_of(compact(model), batch), masked, atol=1e-9, rtol=0)
+
+
+def test_whole_groups_leave_when_the_model_is_compacted():
+    """Heads and neurons whose gate is closed are gone: what is left is the density that was asked for."""
+    model, masks = model_with("movement", "struct")
+    before = parameters(model).encoder
+    masks.close(0.5, step=0)
+    masks.bake()
+    assert parameters(compact(model)).encoder / before == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_head_without_queries_gives_up_its_values():
+    """Uniform attention is not absence: before the masks are frozen, values follow queries and keys."""
+    model, masks = model_with("movement", "hybrid")
+    block = family_of(model).layers(model)[0].attention
+    assert block is not None
+    by_name = {each.name.rpartition(".")[2]: each.mask for each in masks.masked[:4]}
+    masks.close(1.0, step=0)
+    rows_of_head_1 = slice(block.head_size // 4, 2 * block.head_size // 4)
+    by_name["query"].keep[rows_of_head_1] = 0
+    assert live_heads(block).tolist() == [True] * 4
+    masks.freeze()
+    assert live_heads(block).tolist() == [True, False, True, True]
+
+
+def test_frozen_scores_learn_nothing():
+    """While the weights settle, the gates are what they were."""
+    model, masks = model_with("movement", "unstructured")
+    masks.close(LEVEL, step=0)
+    masks.freeze()
+    model(**random_batch(), labels=torch.tensor([0, 1, 0])).loss.backward()
+    assert all(scores.grad is None for scores in masks.scores)
+
+
+def test_l0_draws_the_same_noise_in_every_process():
+    """The gates of a step depend on the seed and the step alone."""
+    drawn = []
+    for step in (3, 3, 4):
+        model, masks = model_with("l0", "struct")
+        model.train()
+        masks.close(0.0, step=step)
+        drawn.append(masks.masked[0].mask.gate().detach())
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_global_ranking_counts_members():
+    """A head weighs as much as its four matrices: half of the weights stay, not half of the groups."""
+    model = tiny_model("bert", "text-classification", intermediate=32)
+    masks = attach(model, GRANULARITIES["struct"], method_of(MovementConfig(scope="global")))
+    with torch.no_grad():
+        for each in masks.masked:
+            assert each.mask.scores is not None
+            each.mask.scores.fill_(1.0 if each.kind == "attention" else 0.0)
+    attention = sum(each.mask.keep.numel() * each.mask.members for each in masks.masked if each.kind == "attention")
+    masks.close(attention / members(masks), step=0)
+    assert all(bool(each.mask.keep.all()) is (each.kind == "attention") for each in masks.masked)
+
+
+def test_what_cannot_be_masked_is_refused():
+    """Sizes that do not divide, and nothing at all."""
+    with pytest.raises(ConfigError, match="5x4 do not divide"):
+        attach(tiny_model(), Granularity(attention=BlockSize(rows=5, columns=4), feed_forward=None), method_of(MagnitudeConfig()))
+    with pytest.raises(ConfigError, match="nothing is masked"):
+        attach(tiny_model(), Granularity(attention=None, feed_forward=None), method_of(MagnitudeConfig()))
