@@ -1,8 +1,9 @@
-# make demo, make serve, make bench-serve, make test, make lint: each makes its own environment first, and is safe to repeat.
+# make demo, make serve, make bench-serve, make bench-shapes, make test, make lint: each makes its own environment first, and is safe
+# to repeat.
 #
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu   install torch from this index: a small build, for CPU only
 #   DATA=my.jsonl                                      make demo: evaluate on this file (columns: sentence, label 0 or 1)
-#   ARGS='-k qa'                                       make test: arguments for pytest; make serve: for secateur-serve
+#   ARGS='-k qa'                                       make test: arguments for pytest; make serve, make bench-…: for their command
 #   PYTHON, VENV                                       the interpreter (3.11 or newer), and where the environment goes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 INSTALL := $(PIP) install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo serve bench-serve test lint clean
+.PHONY: help demo serve bench-serve bench-shapes test lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -37,6 +38,9 @@ serve: $(VENV)/.service
 
 bench-serve: $(VENV)/.bench
 	$(BIN)/secateur-serve bench $(ARGS)
+
+bench-shapes: $(VENV)/.bench
+	$(BIN)/secateur-prune bench-shapes $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)

@@ -3,6 +3,8 @@
 import json
 import logging
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +12,7 @@ import click
 
 from pruning.config import DataSource, Method, RunConfig, Scheme, load_recipe
 from pruning.errors import ConfigError
+from pruning.processes import is_main
 from service.command_line import CommandGroup
 
 RECIPE = click.argument("recipe")
@@ -34,7 +37,9 @@ def main(quiet: bool) -> None:
       secateur-prune run demo --output runs/demo --set prune.search_trials=8
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("pruning").setLevel(logging.WARNING if quiet else logging.INFO)
+    logging.getLogger("pruning").setLevel(logging.INFO if is_main() and not quiet else logging.WARNING)
+    if not is_main():
+        click.get_current_context().with_resource(redirect_stdout(StringIO()))
     _quiet_libraries()
 
 
@@ -81,21 +86,56 @@ def run(recipe: str, overrides: tuple[str, ...], output: Path, as_json: bool) ->
 @SET
 @OUTPUT
 def train(recipe: str, overrides: tuple[str, ...], output: Path) -> None:
-    """Fine-tune the recipe's model, dense or compact, through all of its training stages.
+    """Fine-tune the recipe's model, dense or compact, through all of its training stages; then fine-prune it, if the recipe says so.
 
-    `model` may be a compact checkpoint: that is recovery after pruning. Interrupted, the same command resumes.
+    `model` may be a compact checkpoint: that is recovery after pruning. Interrupted, the same command resumes. Several processes or
+    machines: `torchrun --nproc-per-node 2 -m pruning train …`, or `accelerate launch -m pruning train …`.
 
     \b
     Examples:
       secateur-prune train qa --output runs/qa
+      secateur-prune train squad-hybrid --output runs/hybrid --set 'fine_prune.targets=[{speedup: 2, sequence_length: 384}]'
       secateur-prune train sst2 --output runs/recovered --set model=runs/sst2/checkpoints/speedup-2-int8-32/compact
     """
-    from pruning.pipeline import train_dense
+    from pruning.pipeline import pruned_models, train_dense
     from pruning.run import Run
     from pruning.stages import Stages
 
-    record = train_dense(Run(load_recipe(recipe, overrides), Stages(output)))
-    click.echo(output / record.name)
+    current = Run(load_recipe(recipe, overrides), Stages(output))
+    dense = train_dense(current)
+    click.echo(output / dense.name)
+    if current.config.fine_prune is not None:
+        for pruned in pruned_models(current, dense):
+            click.echo(f"{output / pruned.masked.name}: density {pruned.masked.details['density']:.3f}")
+
+
+@main.command()
+@RECIPE
+@SET
+@click.option("--targets", required=True, help="Structural speed-ups, comma-separated: 1.5,2,3.")
+@OUTPUT
+@JSON
+def sweep(recipe: str, overrides: tuple[str, ...], targets: str, output: Path, as_json: bool) -> None:
+    """Do all of a recipe for a family of speed-ups, from one dense model: one table and one plot.
+
+    Precision, length and runtime are those of the recipe's first speed-up target. What is done already is not done again, so a target
+    can be added later.
+
+    \b
+    Example:
+      secateur-prune sweep sst2-hybrid-filled --targets 1.5,2,3 --output runs/family
+    """
+    from pruning.config import with_speedups
+    from pruning.pipeline import run as run_recipe
+    from pruning.report import to_text
+
+    try:
+        speedups = [float(each) for each in targets.split(",")]
+    except ValueError:
+        raise ConfigError(f"--targets {targets!r}: expected speed-ups with commas between them, as in 1.5,2,3") from None
+    report = run_recipe(with_speedups(load_recipe(recipe, overrides), speedups), output)
+    click.echo(report.model_dump_json(indent=1) if as_json else to_text(report))
+    click.echo(f"Report: {output / 'report' / 'report.html'}", err=True)
 
 
 @main.command()
@@ -104,7 +144,7 @@ def train(recipe: str, overrides: tuple[str, ...], output: Path) -> None:
 @OUTPUT
 @JSON
 def prune(recipe: str, overrides: tuple[str, ...], output: Path, as_json: bool) -> None:
-    """Prune the recipe's model to each of its targets, with no training; leaves masked checkpoints.
+    """Prune the recipe's model to each of its targets, with no training or while training; leaves masked checkpoints.
 
     \b
     Examples:
@@ -260,6 +300,47 @@ def bench_schemes(artifact: Path, recipe: str, overrides: tuple[str, ...], lengt
     found = compare_schemes_of(artifact, sources=sources, calibration=inputs, sequence_length=length, skip_worst=skip_worst)
     for name, compared in found.items():
         click.echo(f"{name}: {compared.as_text()}")
+
+
+@main.command("bench-shapes")
+@click.option("--shapes", "file", default="published-shapes.json", show_default=True, help="JSON file of published shapes.")
+@click.option("--f1", "scores", type=float, multiple=True, default=(89.0, 88.26, 86.69), show_default=True, help="Shapes with this F1.")
+@click.option(
+    "--length", "lengths", type=click.IntRange(min=1), multiple=True, default=(128, 384), show_default=True, help="Tokens in the row."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Of each interleaved measurement, one per length."
+)
+@JSON
+def bench_shapes(file: str, scores: tuple[float, ...], lengths: tuple[int, ...], seconds: float, as_json: bool) -> None:
+    """Time compact shapes that were published, with random weights: total speed-up over dense fp32 in ONNX Runtime.
+
+    \b
+    Examples:
+      secateur-prune bench-shapes
+      secateur-prune bench-shapes --shapes my-shapes.json --f1 88.26 --length 384 --seconds 120 --json
+    """
+    from pruning.published_shapes import measure_shapes, read_shapes
+
+    found = measure_shapes(read_shapes(file), scores=scores, lengths=lengths, seconds=seconds, progress=True)
+    click.echo(found.model_dump_json(indent=1) if as_json else found.as_text())
+
+
+@main.command()
+@click.argument("study", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--ledger", type=click.Path(path_type=Path), required=True, help="JSON file that the results are kept in.")
+@click.option("--only", multiple=True, help="Names of runs, or claims; all runs by default.")
+@OUTPUT
+def study(study: Path, ledger: Path, only: tuple[str, ...], output: Path) -> None:
+    """Do the runs of a study, and keep what each example scored in a ledger; runs that it has are not done again.
+
+    \b
+    Example:
+      secateur-prune study pruning/recipes/studies/sst2.yaml --output runs/sst2-study --ledger ledger.json
+    """
+    from pruning.study import as_table, load_study, run_study
+
+    click.echo(as_table(run_study(load_study(study), output, ledger, only=only)), nl=False)
 
 
 @main.command()

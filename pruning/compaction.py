@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from pruning.errors import ConfigError
 from pruning.families import AttentionBlock, Family, FeedForwardBlock, family_of
+from pruning.structure import LayerStructure, Structure
 
 
 @torch.no_grad()
@@ -47,6 +48,21 @@ def live_heads(block: AttentionBlock) -> Tensor:
 def live_neurons(block: FeedForwardBlock) -> Tensor:
     """Whether each neuron does anything but add a constant; bool `[neurons]`."""
     return block.up.weight.any(dim=1) & block.down.weight.any(dim=0)
+
+
+def live_structure(model: PreTrainedModel) -> Structure:
+    """Heads and neurons that compaction leaves, in the numbering of the model as it is."""
+    return tuple(
+        LayerStructure(
+            heads=_indices(live_heads(layer.attention)) if layer.attention else (),
+            neurons=_indices(live_neurons(layer.feed_forward)) if layer.feed_forward else (),
+        )
+        for layer in family_of(model).layers(model)
+    )
+
+
+def _indices(flags: Tensor) -> tuple[int, ...]:
+    return tuple(flags.nonzero()[:, 0].tolist())
 
 
 def select(linear: nn.Linear, *, rows: Tensor | None = None, columns: Tensor | None = None, bias: Tensor | None = None) -> nn.Linear:

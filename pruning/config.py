@@ -4,6 +4,7 @@ A mode is a type, not a string with holes: each target is its own small model, a
 with one line. `load_recipe` is the only reader of recipe files.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,11 +63,17 @@ class DataConfig(_Part):
 
 
 class DistillationConfig(_Part):
-    """Knowledge distillation from a teacher's logits (Hinton et al., 2015, arXiv:1503.02531)."""
+    """Knowledge distillation from a teacher's logits (Hinton et al., 2015, arXiv:1503.02531), and from its layers."""
 
     teacher: str = Field("dense", description="Folder or hub name of the teacher; `dense` is the run's own dense model.")
     temperature: float = Field(2.0, gt=0, description="Softens both distributions; the loss is multiplied by its square.")
     weight: float = Field(0.9, ge=0, le=1, description="Weight of the teacher's loss; the labels' loss has the rest.")
+    hidden: float = Field(
+        0.0, ge=0, description="Weight of the loss of hidden states, layer by layer, which is added (Jiao et al., 2020, arXiv:1909.10351)."
+    )
+    attention: float = Field(
+        0.0, ge=0, description="Weight of the loss of attention, averaged over heads, which is added; computed without SDPA, so slower."
+    )
 
 
 class TrainConfig(_Part):
@@ -87,6 +94,12 @@ class TrainConfig(_Part):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the machine computes in it.")
     distillation: DistillationConfig | None = Field(None, description="Distil from a teacher; none by default.")
     save_steps: int = Field(500, gt=0, description="Optimizer steps between checkpoints that a rerun resumes from.")
+    patience: int | None = Field(
+        None,
+        gt=0,
+        description="Stop after this many evaluations without a better validation loss, one every `save_steps`, and keep the best weights; "
+        "none: train to the end.",
+    )
 
     @model_validator(mode="after")
     def _splits_evenly(self) -> "TrainConfig":
@@ -132,17 +145,31 @@ class MacsTarget(_Part):
         return f"macs-{self.macs:g}-{self.sequence_length}"
 
 
+class ParametersTarget(_Part):
+    """A share of the model's parameters: what compaction leaves over all of them, the embeddings included."""
+
+    parameters: float = Field(gt=0, lt=1, description="Parameters left over the dense model's; the embeddings stay and count.")
+
+    @property
+    def label(self) -> str:
+        """Name of the target in folders and tables."""
+        return f"parameters-{self.parameters:g}"
+
+
 def _target_kind(value: object) -> str | None:
     keys = value if isinstance(value, dict) else type(value).model_fields if isinstance(value, BaseModel) else ()
-    return next((kind for kind in ("speedup", "density", "macs") if kind in keys), None)
+    return next((kind for kind in ("speedup", "density", "macs", "parameters") if kind in keys), None)
 
 
 Target = Annotated[
-    Annotated[SpeedupTarget, Tag("speedup")] | Annotated[DensityTarget, Tag("density")] | Annotated[MacsTarget, Tag("macs")],
+    Annotated[SpeedupTarget, Tag("speedup")]
+    | Annotated[DensityTarget, Tag("density")]
+    | Annotated[MacsTarget, Tag("macs")]
+    | Annotated[ParametersTarget, Tag("parameters")],
     Discriminator(
         _target_kind,
         custom_error_type="target",
-        custom_error_message="a target needs exactly one of `speedup`, `density`, `macs`",
+        custom_error_message="a target needs exactly one of `speedup`, `density`, `macs`, `parameters`",
     ),
 ]
 
@@ -214,8 +241,15 @@ class FinePruneConfig(_Part):
 
     method: MethodConfig = Field(SoftMovementConfig(), description="What decides which weights stay.")
     granularity: Granularity = Field(description="What is pruned as one.")
-    target: Target | None = Field(None, description="What to reach; without it the method's own penalty decides.")
+    targets: tuple[Target, ...] = Field((), description="What to reach, a training each; with none the method's own penalty decides.")
     density: float | None = Field(None, gt=0, lt=1, description="Methods that keep the best, without a target: the share that they keep.")
+    start: Literal["dense", "pretrained"] = Field(
+        "dense", description="Weights to start from: those of the run's dense model, or of `model`, before any fine-tuning."
+    )
+    rewind: bool = Field(
+        False,
+        description="Afterwards, start over from the weights of `model`: heads and neurons that were left are protected, the rest goes again.",
+    )
     score_learning_rate: float = Field(1e-2, gt=0, description="Peak learning rate of the scores.")
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps before anything is pruned.")
     cooldown: float = Field(0.3, ge=0, lt=1, description="Share of the steps after the masks are frozen.")
@@ -223,16 +257,31 @@ class FinePruneConfig(_Part):
     feed_forward_penalty: float = Field(1.0, ge=0, description="Weight of the penalty on the feed-forward, relative to the method's.")
     train: TrainConfig = Field(TrainConfig(), description="How it trains.")
 
+    @property
+    def label(self) -> str:
+        """Name in folders and tables where there are no targets: what the method is left to."""
+        penalty = getattr(self.method, "penalty", None)
+        return f"density-{self.density:g}" if penalty is None else f"{self.method.name}-penalty-{penalty:g}"
+
     @model_validator(mode="after")
     def _knows_where_to_go(self) -> "FinePruneConfig":
         keeps_the_best = self.method.name in ("magnitude", "movement")
-        if keeps_the_best and (self.target is None) is (self.density is None):
-            raise ValueError(f"{self.method.name} needs `target` or `density`, and only one of them")
+        if keeps_the_best and bool(self.targets) is (self.density is not None):
+            raise ValueError(f"{self.method.name} needs `targets` or `density`, and only one of them")
         if not keeps_the_best and self.density is not None:
-            raise ValueError(f"{self.method.name} keeps what its penalty leaves; give `target` instead of `density`")
+            raise ValueError(f"{self.method.name} keeps what its penalty leaves; give `targets` instead of `density`")
         if self.warmup + self.cooldown >= 1:
             raise ValueError("`warmup` and `cooldown` leave no steps to prune in; together they must be less than 1")
         return self
+
+
+class RecoverConfig(TrainConfig):
+    """Training of a compact model after pruning."""
+
+    fill: bool = Field(
+        False,
+        description="Revive the zeros inside what is left, which cost nothing in a compact model; without it they stay zero.",
+    )
 
 
 Scheme = Literal["dynamic", "static", "fp16"]
@@ -276,9 +325,11 @@ class RunConfig(_Part):
         (), description="For each training stage, which of `data.train` it uses, by position; empty: all of them in each."
     )
     prune: PruneConfig | None = Field(None, description="Pruning with no training; none stops after the dense model.")
-    recover: TrainConfig | None = Field(None, description="Training of each compact model after pruning.")
+    fine_prune: FinePruneConfig | None = Field(None, description="Pruning while training; instead of `prune`.")
+    recover: RecoverConfig | None = Field(None, description="Training of each compact model after pruning.")
     quantize: QuantizeConfig = Field(QuantizeConfig(), description="How the int8 variant is made.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="What is measured.")
+    tensorboard: bool = Field(False, description="Write what the trainings log to `tensorboard/` in the run's folder, too.")
     notes: tuple[str, ...] = Field((), description="What a reader of the report must know: that the data is a smoke sample, for example.")
 
     @model_validator(mode="after")
@@ -287,11 +338,23 @@ class RunConfig(_Part):
             raise ValueError("text classification needs `labels`: at least two names, by index")
         if self.stages and len(self.stages) != len(self.train):
             raise ValueError(f"`stages` has {len(self.stages)} entries and `train` {len(self.train)}; give one per stage")
+        if self.prune is not None and self.fine_prune is not None:
+            raise ValueError("`prune` and `fine_prune` are two ways to prune; give one of them")
+        trainings = (*self.train, self.recover, self.fine_prune.train if self.fine_prune else None)
+        if not self.data.validation and any(each.patience is not None for each in trainings if each is not None):
+            raise ValueError("`patience` goes by the loss on `data.validation`, and there is none; give some, or leave `patience` out")
         if any(not 0 <= index < len(self.data.train) for stage in self.stages for index in stage):
             raise ValueError(f"`stages` names a source that `data.train` has not: it has {len(self.data.train)}")
         if len({(stage.dropout, stage.attention_dropout) for stage in self.train}) > 1:
             raise ValueError("the stages of `train` differ in `dropout` or `attention_dropout`; a model keeps one rate: give all the same")
         return self
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What the run prunes to, in whichever way."""
+        if self.prune is not None:
+            return self.prune.targets
+        return self.fine_prune.targets if self.fine_prune is not None else ()
 
     def sources_of_stage(self, stage: int) -> tuple[DataSource, ...]:
         """Training data of one stage."""
@@ -312,7 +375,7 @@ def load_recipe(recipe: str | Path, overrides: tuple[str, ...] = ()) -> RunConfi
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a mapping of fields at the top, as in the recipes that ship")
     for override in overrides:
-        _apply(content, override)
+        apply_override(content, override)
     return parse_config(content, origin=str(path))
 
 
@@ -332,6 +395,34 @@ def dump_config(config: BaseModel) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def with_speedups(config: RunConfig, speedups: Sequence[float]) -> RunConfig:
+    """The recipe with these speed-ups for targets, in the precision, runtime and length of its first one.
+
+    Raises:
+        ConfigError: the recipe does not prune, or a speed-up is impossible.
+    """
+    section = config.prune or config.fine_prune
+    if section is None:
+        raise ConfigError(f"recipe {config.name} has no `prune` and no `fine_prune` section: nothing says how to prune")
+    first = next((target for target in config.targets if isinstance(target, SpeedupTarget)), SpeedupTarget(speedup=2.0))
+    name = "fine_prune" if config.fine_prune else "prune"
+    targets = [{**first.model_dump(), "speedup": speedup} for speedup in speedups]
+    return parse_config(config.model_dump(exclude={name}) | {name: section.model_dump() | {"targets": targets}}, origin=config.name)
+
+
+def chosen(config: BaseModel) -> dict[str, Any]:
+    """The settings that differ from their defaults, and names of methods: what results depend on, whichever version has more fields."""
+    fields = type(config).model_fields
+    values = {name: getattr(config, name) for name in fields}
+    return {name: _plain(value) for name, value in values.items() if name == "name" or value != fields[name].get_default()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return chosen(value)
+    return [_plain(each) for each in value] if isinstance(value, tuple | list) else value
+
+
 def _find_recipe(recipe: str | Path) -> Path:
     path = Path(recipe)
     if path.is_file():
@@ -343,7 +434,8 @@ def _find_recipe(recipe: str | Path) -> Path:
     raise ConfigError(f"no recipe {str(recipe)!r}: give a YAML file, or one of: {names}")
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Set one field of a recipe's content, `key.path=value`, in place; the value is YAML."""
     key, sep, value = override.partition("=")
     if not sep or not key:
         raise ConfigError(f"override {override!r}: expected key.path=value")

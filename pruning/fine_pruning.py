@@ -5,7 +5,7 @@ the target. When the ramp ends the masks are frozen and the weights settle; in t
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from pruning.errors import NothingPrunedError
 from pruning.masking import Kind, Masks, attach
 from pruning.methods import method_of
 from pruning.schedule import Schedule, penalty_at, threshold_at
-from pruning.steering import Reading, solve_level, steered, wanted_at
+from pruning.steering import FARTHEST, Reading, solve_level, steered, wanted_at
+from pruning.structure import Structure
 from pruning.targets import Left
 from pruning.tasks.base import Batch, Feature, Task
 from pruning.training import TaskTrainer, TrainingResult, run_trainer, steps_of
@@ -60,6 +61,9 @@ def fine_prune(
     seed: int,
     teacher: PreTrainedModel | None = None,
     validation: Sequence[Feature] = (),
+    protected: Structure | None = None,
+    finished: Callable[[Masks], None] = lambda _: None,
+    events: Path | None = None,
 ) -> FinePruning:
     """Train and prune `model` in place: afterwards what was pruned is zero, and nothing else tells that it was masked.
 
@@ -77,6 +81,9 @@ def fine_prune(
         seed: of the order of the rows and of dropout.
         teacher: distilled from if `config.train.distillation` is set.
         validation: rows whose loss is logged after each epoch.
+        protected: heads and neurons that may not be pruned; None for none.
+        finished: called with the masks before they are baked in.
+        events: folder for what TensorBoard shows; None for no events.
 
     Raises:
         DataError: no training rows.
@@ -84,7 +91,7 @@ def fine_prune(
     """
     steps = steps_of(config.train, len(features))
     schedule = Schedule(steps, warmup=round(config.warmup * steps), cooldown=round(config.cooldown * steps))
-    masks = attach(model, config.granularity, method_of(config.method))
+    masks = attach(model, config.granularity, method_of(config.method), protected=protected)
     kinds: dict[Kind, float] = {"attention": config.attention_penalty, "feed_forward": config.feed_forward_penalty}
     pruner = Pruner(masks, schedule, left, config.density if target is None else target, kinds, steers_target=target is not None)
     training = run_trainer(
@@ -98,6 +105,7 @@ def fine_prune(
         seed=seed,
         teacher=teacher,
         validation=validation,
+        events=events,
         pruner=pruner,
         score_learning_rate=config.score_learning_rate,
     )
@@ -110,6 +118,7 @@ def fine_prune(
             f"{config.method.name} pruned nothing in {steps} steps (the penalty ended at {last.penalty if last else 0:g}); "
             "train longer, or raise the penalty or `score_learning_rate`"
         )
+    finished(masks)
     masks.bake()
     return found
 
@@ -127,7 +136,7 @@ class Pruner:
         steers_target: whether `goal` is a target, and not the density that a method keeps.
         penalty_weight: as steered so far.
         level: of the method, now.
-        error: by how much too much was left at the last reading.
+        ahead: by how much too much will be left, as it looked at the last reading; None before the first.
         frozen: whether the ramp is over.
         trace: readings so far.
     """
@@ -140,7 +149,7 @@ class Pruner:
     steers_target: bool
     penalty_weight: float = field(init=False)
     level: float = field(init=False)
-    error: float | None = None
+    ahead: float | None = None
     frozen: bool = False
     trace: list[Reading] = field(default_factory=list)
 
@@ -186,14 +195,14 @@ class Pruner:
         return {
             "penalty_weight": self.penalty_weight,
             "level": self.level,
-            "error": self.error,
+            "ahead": self.ahead,
             "frozen": self.frozen,
             "trace": [asdict(reading) for reading in self.trace],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """From a checkpoint, after the model."""
-        self.penalty_weight, self.level, self.error = state["penalty_weight"], state["level"], state["error"]
+        self.penalty_weight, self.level, self.ahead = state["penalty_weight"], state["level"], state["ahead"]
         self.trace = [Reading(**reading) for reading in state["trace"]]
         if state["frozen"]:
             self.masks.freeze()
@@ -219,8 +228,12 @@ class Pruner:
             left = self.left(self.masks)
             wanted = left if self.goal is None else wanted_at(self.schedule.progress(step), self.goal)
             if self.goal is not None:
-                self.penalty_weight = steered(self.penalty_weight, left - wanted, self.error)
-                self.error = left - wanted
+                ahead = left - wanted - self.masks.pending()
+                grown = 0.0 if self.ahead is None else ahead - self.ahead
+                error, first = (left - wanted + ahead) / 2, self.masks.method.first_penalty
+                weight = steered(self.penalty_weight, error, grown)
+                self.penalty_weight = min(first * FARTHEST, max(first / FARTHEST, weight))
+                self.ahead = ahead
             self._note(step, left, wanted)
 
     def _level_for(self, wanted: float, step: int, *, highest: float) -> float:
@@ -270,6 +283,16 @@ class PruningTrainer(TaskTrainer):
         if scores:
             optimizer.add_param_group({"params": scores, "lr": self.score_learning_rate, "weight_decay": 0.0})
         return optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The latest reading stands beside the loss."""
+        if "loss" in logs and self.pruner.trace:
+            logs.update({name: value for name, value in asdict(self.pruner.trace[-1]).items() if name != "step"})
+        super().log(logs, start_time)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
+        """Only weights whose masks are final compete: those before lost less, and would win."""
+        return self.pruner.frozen and bool(super()._determine_best_metric(metrics, trial))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)

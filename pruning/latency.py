@@ -173,6 +173,19 @@ def costs_from_density(dimensions: Dimensions, layers: Sequence[LayerShape] | No
     return _costs(shapes, attention=lambda heads: head * heads, feed_forward=lambda neurons: neuron * neurons, step=step)
 
 
+def costs_from_parameters(
+    dimensions: Dimensions, total: int, layers: Sequence[LayerShape] | None = None, *, step: int = GRID_STEP
+) -> Costs:
+    """Prices in parameters of the whole model, of which it has `total` now: weights and biases of heads and neurons, and a fixed rest."""
+    head = dimensions.head_size * (4 * dimensions.hidden_size + 3)
+    neuron = 2 * dimensions.hidden_size + 1
+    shapes = dimensions.dense if layers is None else layers
+    prunable = sum(head * shape.heads + neuron * shape.intermediate for shape in shapes)
+    return _costs(
+        shapes, fixed=total - prunable, attention=lambda heads: head * heads, feed_forward=lambda neurons: neuron * neurons, step=step
+    )
+
+
 @dataclass(frozen=True)
 class Fit:
     """A structure that was searched for a target, and what it turned out to be.

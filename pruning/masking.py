@@ -20,8 +20,11 @@ from pruning.errors import ConfigError
 from pruning.families import AttentionBlock, EncoderLayer, family_of
 from pruning.granularity import Grid
 from pruning.methods.base import Mask, PruningMethod
+from pruning.structure import LayerStructure, Structure
 
 Kind = Literal["attention", "feed_forward"]
+_OUTWARD = ("output", "heads", "down", "neurons")
+"""Parts whose columns are the heads or neurons: they project back into the residual stream."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Masked:
     Attributes:
         kind: of the block that the linear is part of.
         name: of the block and the linear.
+        layer: that the block is part of, counted from 0.
+        part: query, key, value, output, heads; up, down, neurons.
         linear: whose weight is masked.
         mask: its parametrization.
         followers: linears whose rows live and die with the mask's columns, with the rows that each group has.
@@ -38,6 +43,8 @@ class Masked:
 
     kind: Kind
     name: str
+    layer: int
+    part: str
     linear: nn.Linear
     mask: Mask
     followers: tuple[tuple[nn.Linear, Grid], ...] = ()
@@ -65,6 +72,9 @@ class Masks:
     def close(self, level: float, *, step: int) -> None:
         """Open and close gates for this level of the method."""
         self.method.close([each.mask for each in self.masked], [each.weight.detach() for each in self.masked], level, step=step)
+        for each in self.masked:
+            if each.mask.protected is not None:
+                each.mask.keep[each.mask.protected] = 1.0
 
     def penalty(self, weights: Mapping[Kind, float]) -> Tensor:
         """What the loss grows by: for each kind of block its weight times the mean over its matrices, divided by the number of kinds."""
@@ -80,6 +90,12 @@ class Masks:
         """Share of the masked weights whose gate is open."""
         left = sum(float(each.mask.keep.sum()) * each.mask.members for each in self.masked)
         return left / sum(each.mask.keep.numel() * each.mask.members for each in self.masked)
+
+    @torch.no_grad()
+    def pending(self) -> float:
+        """Share of the masked weights whose gates are on their way to close, each by how far it has come."""
+        on_the_way = sum(float((each.mask.keep - self.method.outlook(each.mask)).sum()) * each.mask.members for each in self.masked)
+        return on_the_way / sum(each.mask.keep.numel() * each.mask.members for each in self.masked)
 
     @torch.no_grad()
     def closed(self) -> int:
@@ -103,7 +119,7 @@ class Masks:
         """Multiply the gates into the weights, let the followers follow, and take the masks off."""
         for each in self.masked:
             each.mask.eval()
-            gate = each.mask.gate()
+            gate = each.mask.value()
             parametrize.remove_parametrizations(each.linear, "weight", leave_parametrized=True)
             for linear, rows in each.followers:
                 linear.weight.mul_(rows.expand((gate != 0).to(linear.weight.dtype).T))
@@ -118,20 +134,33 @@ class _Heads:
 
     def close_idle_values(self) -> None:
         per_head = (self.block.heads, -1)
-        idle = ~(self.block.query.weight.view(per_head).any(1) & self.block.key.weight.view(per_head).any(1))
-        rows = idle.repeat_interleave(self.block.head_size)  # [heads * head_size]
+        unused = ~(self.block.query.weight.view(per_head).any(1) & self.block.key.weight.view(per_head).any(1))
+        rows = unused.repeat_interleave(self.block.head_size)  # [heads * head_size]
         groups = rows.view(-1, self.value.grid.rows).all(1)
-        self.value.keep[groups] = 0.0
+        idle = groups[:, None].expand_as(self.value.keep)
+        self.value.keep[idle if self.value.protected is None else idle & ~self.value.protected] = 0.0
 
 
-def attach(model: PreTrainedModel, granularity: Granularity, method: PruningMethod) -> Masks:
-    """Put masks on the linears of a model's layers, all gates open; `ConfigError` when a granularity does not fit them."""
+def attach(model: PreTrainedModel, granularity: Granularity, method: PruningMethod, *, protected: Structure | None = None) -> Masks:
+    """Put masks on the linears of a model's layers, all gates open.
+
+    Args:
+        model: of any structure.
+        granularity: what has a gate.
+        method: makes the masks.
+        protected: heads and neurons that may not be pruned; None for none.
+
+    Raises:
+        ConfigError: a granularity does not fit the weights, or nothing is masked.
+    """
     masked: list[Masked] = []
     heads: list[_Heads] = []
-    for layer in family_of(model).layers(model):
-        of_attention = list(_attention(layer, granularity, method))
-        masked += of_attention
-        masked += _feed_forward(layer, granularity, method)
+    for number, layer in enumerate(family_of(model).layers(model)):
+        of_attention = list(_attention(number, layer, granularity, method))
+        of_layer = [*of_attention, *_feed_forward(number, layer, granularity, method)]
+        masked += of_layer
+        if protected is not None:
+            _protect(of_layer, layer, protected[number])
         if layer.attention and len(of_attention) > 1:
             heads.append(_Heads(layer.attention, next(each.mask for each in of_attention if each.linear is layer.attention.value)))
     if not masked:
@@ -141,7 +170,21 @@ def attach(model: PreTrainedModel, granularity: Granularity, method: PruningMeth
     return Masks(method, masked, heads)
 
 
-def _attention(layer: EncoderLayer, granularity: Granularity, method: PruningMethod) -> Iterator[Masked]:
+def _protect(of_layer: Sequence[Masked], layer: EncoderLayer, kept: LayerStructure) -> None:
+    """Protect every group that holds a weight of these heads and neurons."""
+    for each in of_layer:
+        size = layer.attention.head_size if layer.attention and each.kind == "attention" else 1
+        inside = torch.zeros_like(each.linear.weight)
+        for group in kept.heads if each.kind == "attention" else kept.neurons:
+            members = slice(group * size, (group + 1) * size)
+            if each.part in _OUTWARD:
+                inside[:, members] = 1.0
+            else:
+                inside[members] = 1.0
+        each.mask.open(each.mask.grid.pool(inside) > 0)
+
+
+def _attention(number: int, layer: EncoderLayer, granularity: Granularity, method: PruningMethod) -> Iterator[Masked]:
     block, groups = layer.attention, granularity.attention
     if block is None or groups is None:
         return
@@ -149,27 +192,27 @@ def _attention(layer: EncoderLayer, granularity: Granularity, method: PruningMet
         size, hidden = block.head_size, block.output.out_features
         mask = method.mask(Grid(hidden, size), block.output.weight, members=4 * size * hidden)
         followers = tuple((linear, Grid(size, hidden)) for linear in (block.query, block.key, block.value))
-        yield Masked("attention", f"{block.name}.heads", block.output, mask, followers)
+        yield Masked("attention", f"{block.name}.heads", number, "heads", block.output, mask, followers)
         return
     for part in ("query", "key", "value", "output"):
         linear = getattr(block, part)
-        grid = _grid(groups, linear.weight, inward=part != "output")
-        yield Masked("attention", f"{block.name}.{part}", linear, method.mask(grid, linear.weight, members=None))
+        grid = _grid(groups, linear.weight, inward=part not in _OUTWARD)
+        yield Masked("attention", f"{block.name}.{part}", number, part, linear, method.mask(grid, linear.weight, members=None))
 
 
-def _feed_forward(layer: EncoderLayer, granularity: Granularity, method: PruningMethod) -> Iterator[Masked]:
+def _feed_forward(number: int, layer: EncoderLayer, granularity: Granularity, method: PruningMethod) -> Iterator[Masked]:
     block, groups = layer.feed_forward, granularity.feed_forward
     if block is None or groups is None:
         return
     if groups == "neuron":
         hidden = block.down.out_features
         mask = method.mask(Grid(hidden, 1), block.down.weight, members=2 * hidden)
-        yield Masked("feed_forward", f"{block.name}.neurons", block.down, mask, ((block.up, Grid(1, hidden)),))
+        yield Masked("feed_forward", f"{block.name}.neurons", number, "neurons", block.down, mask, ((block.up, Grid(1, hidden)),))
         return
     for part in ("up", "down"):
         linear = getattr(block, part)
-        grid = _grid(groups, linear.weight, inward=part == "up")
-        yield Masked("feed_forward", f"{block.name}.{part}", linear, method.mask(grid, linear.weight, members=None))
+        grid = _grid(groups, linear.weight, inward=part not in _OUTWARD)
+        yield Masked("feed_forward", f"{block.name}.{part}", number, part, linear, method.mask(grid, linear.weight, members=None))
 
 
 def _grid(groups: str | BlockSize, weight: Tensor, *, inward: bool) -> Grid:

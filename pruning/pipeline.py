@@ -4,8 +4,9 @@ Every stage's output is kept under the run's folder and used again when nothing 
 goes on where it stopped. `run` is the whole of it; the functions below are its steps, which the command line also offers one by one.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,15 +18,19 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, set_seed
 
 from pruning import checkpoint
-from pruning.compaction import compact
-from pruning.config import PruneConfig, RunConfig, SpeedupTarget, Target, TrainConfig, dump_config
+from pruning.analysis import save_masks
+from pruning.compaction import compact, live_structure
+from pruning.config import FinePruneConfig, PruneConfig, RunConfig, SpeedupTarget, Target, TrainConfig, chosen, dump_config
 from pruning.data import QuestionExample, source_name
 from pruning.errors import ConfigError
 from pruning.evaluation import best_null_threshold
 from pruning.export import ArtifactSpec, export_artifact, update_manifest
 from pruning.families import family_of
+from pruning.filling import revive, zeros_held
+from pruning.fine_pruning import fine_prune
 from pruning.importance import Importance, fisher, output_probe
 from pruning.post_training import Calibration, calibration_sample, prune
+from pruning.processes import from_main
 from pruning.quantization import quantize_artifact
 from pruning.report import RunReport
 from pruning.results import FinishedTarget, report_on
@@ -33,11 +38,14 @@ from pruning.run import Run, data_identity, model_identity
 from pruning.stages import StageRecord, Stages
 from pruning.storage import write_text_atomic
 from pruning.structure import density, shapes
+from pruning.targets import goal_of, left_by, left_by_density
 from pruning.tasks.base import Feature, collate, inputs_of
 from pruning.training import TrainingResult, computes_in_bf16, train
 from service.artifact import MANIFEST_NAME, Manifest, TrainingData, Variant, read_manifest, revision
 from service.model import Model
 from service.runtime.onnx import machine
+
+logger = logging.getLogger(__name__)
 
 DENSE = "checkpoints/dense"
 GOLDEN_EXAMPLES = 3
@@ -48,22 +56,53 @@ VALIDATION_SHARE = 4
 def run(config: RunConfig, folder: Path) -> RunReport:
     """All of it; returns what the report in `folder/report` says."""
     current = Run(config, Stages(folder))
-    write_text_atomic(folder / "recipe.yaml", dump_config(config))
+    from_main(lambda: write_text_atomic(folder / "recipe.yaml", dump_config(config)))
     dense = train_dense(current)
     artifacts = make_artifacts(current, "dense", dense, parent=None)
-    finished: list[FinishedTarget] = []
+    finished = [finish(current, pruned, artifacts[0]) for pruned in pruned_models(current, artifacts[0])]
+    return from_main(lambda: report_on(current, artifacts, finished))
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A masked model.
+
+    Attributes:
+        label: Names it in folders.
+        target: What was asked for; None for a method that was left to its own penalty or density.
+        masked: The stage that made it.
+    """
+
+    label: str
+    target: Target | None
+    masked: StageRecord
+
+
+def pruned_models(current: Run, dense: StageRecord, *, label: str | None = None) -> Iterator[Pruned]:
+    """The masked model of each target, made as they are asked for: with no training, or while training.
+
+    `label` names the folder of a run that is one of several in it; it has one target.
+    """
+    config = current.config
     if config.prune is not None:
-        importance = measure_importance(current, artifacts[0], config.prune)
+        importance = measure_importance(current, dense, config.prune)
         for target in config.prune.targets:
-            masked = prune_to(current, target, artifacts[0], importance, config.prune)
-            small = compact_stage(current, target.label, masked)
-            before = None
-            if config.recover is not None:
-                before = make_artifacts(current, f"{target.label}/before-recovery", small, parent=artifacts[0])
-                small = recover(current, target.label, small, artifacts[0])
-            pair = make_artifacts(current, target.label, small, parent=artifacts[0])
-            finished.append(FinishedTarget(target, masked, pair, before))
-    return report_on(current, artifacts, finished)
+            yield Pruned(target.label, target, prune_to(current, target, dense, importance, config.prune))
+    elif config.fine_prune is not None:
+        for wanted in config.fine_prune.targets or (None,):
+            name = label or (wanted.label if wanted else config.fine_prune.label)
+            yield Pruned(name, wanted, fine_prune_to(current, name, wanted, dense, config.fine_prune))
+
+
+def finish(current: Run, pruned: Pruned, dense: StageRecord) -> FinishedTarget:
+    """From a masked model to artifacts: compact, recovered, exported, quantized."""
+    small = compact_stage(current, pruned.label, pruned.masked)
+    before = None
+    if current.config.recover is not None:
+        before = make_artifacts(current, f"{pruned.label}/before-recovery", small, parent=dense)
+        small = recover(current, pruned.label, small, dense)
+    pair = make_artifacts(current, pruned.label, small, parent=dense)
+    return FinishedTarget(pruned.target, pruned.masked, pair, before)
 
 
 def train_dense(current: Run) -> StageRecord:
@@ -72,14 +111,7 @@ def train_dense(current: Run) -> StageRecord:
 
     def make(folder: Path) -> Mapping[str, Any]:
         set_seed(config.seed)
-        options = ({"labels": config.labels} if config.labels else {}) | (_dropout(config.train[0]) if config.train else {})
-        model = checkpoint.load(
-            config.model,
-            auto_class=current.task.auto_class,
-            new_head=bool(config.train),
-            attn_implementation="sdpa",
-            **options,
-        )
+        model = _untrained(current, next(iter(config.train), None))
         work = current.stages.work(DENSE, inputs)
         results = [_train_stage(current, model, number, folder=work / f"stage-{number}") for number in range(len(config.train))]
         checkpoint.write(model, current.tokenizer, folder, dtype=torch.float32)
@@ -91,10 +123,10 @@ def train_dense(current: Run) -> StageRecord:
         "labels": config.labels,
         "length": (config.max_length, config.stride),
         "seed": config.seed,
-        "train": [stage.model_dump() for stage in config.train],
+        "train": [chosen(stage) for stage in config.train],
         "data": [data_identity(config.sources_of_stage(number)) for number in range(len(config.train))],
     }
-    return current.stages.get(DENSE, inputs, make)
+    return current.stages.get(DENSE, inputs, make, together=True)
 
 
 def _dropout(config: TrainConfig) -> dict[str, Any]:
@@ -140,12 +172,9 @@ def _rows_seen(config: RunConfig) -> list[str]:
 
 def prune_all(current: Run) -> list[StageRecord]:
     """The masked model of each target, and nothing behind it."""
-    config = current.config.prune
-    if config is None:
-        raise ConfigError("the recipe has no `prune` section: nothing says what to prune to")
-    dense = train_dense(current)
-    importance = measure_importance(current, dense, config)
-    return [prune_to(current, target, dense, importance, config) for target in config.targets]
+    if current.config.prune is None and current.config.fine_prune is None:
+        raise ConfigError("the recipe has no `prune` and no `fine_prune` section: nothing says what to prune to")
+    return [pruned.masked for pruned in pruned_models(current, train_dense(current))]
 
 
 def measure_importance(current: Run, dense: StageRecord, config: PruneConfig) -> StageRecord:
@@ -220,6 +249,83 @@ def prune_to(current: Run, target: Target, dense: StageRecord, importance: Stage
     return current.stages.get(f"checkpoints/{target.label}/masked", inputs, make)
 
 
+def fine_prune_to(current: Run, label: str, target: Target | None, dense: StageRecord, settings: FinePruneConfig) -> StageRecord:
+    """The masked model of one target, pruned while it was trained; with `rewind`, the second time from the pretrained weights."""
+    if not settings.rewind:
+        return _fine_prune_stage(current, f"checkpoints/{label}/masked", target, dense, settings, guide=None)
+    guide = _fine_prune_stage(current, f"checkpoints/{label}/guide", target, dense, settings, guide=None)
+    return _fine_prune_stage(current, f"checkpoints/{label}/masked", target, dense, settings, guide=guide)
+
+
+def _fine_prune_stage(
+    current: Run, name: str, target: Target | None, dense: StageRecord, settings: FinePruneConfig, *, guide: StageRecord | None
+) -> StageRecord:
+    config = current.config
+    pretrained = settings.start == "pretrained" or guide is not None
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        set_seed(config.seed)
+        protected = None if guide is None else live_structure(current.load(guide.name))
+        model = _untrained(current, settings.train) if pretrained else _trainable(current, dense.name, settings.train)
+        reference = left_by_density(model) if target is None else left_by(target, model, current.task.name)
+        found = fine_prune(
+            model,
+            current.tokenizer,
+            current.task,
+            current.features(current.examples(current.last_training)),
+            settings,
+            left=reference,
+            target=None if target is None else goal_of(target),
+            folder=current.stages.work(name, inputs),
+            seed=config.seed,
+            teacher=_teacher(current, settings.train, own=dense.name),
+            validation=_validation_rows(current),
+            protected=protected,
+            finished=lambda masks: save_masks(masks, folder),
+        )
+        logger.info("fine-pruned to %s: %.4f left, density %.4f", name, found.left, found.density)
+        checkpoint.write(model, current.tokenizer, folder, dtype=torch.float32)
+        return {
+            "structure": [asdict(layer) for layer in live_structure(model)],
+            "predicted": 1 / found.left if isinstance(target, SpeedupTarget) else None,
+            "measured": None,
+            "left": found.left,
+            "density": found.density,
+            "training": asdict(found.training),
+            "trace": [asdict(reading) for reading in found.trace],
+            "rows": _rows_seen(config),
+        }
+
+    inputs = {
+        "dense": dense.key,
+        "model": model_identity(config.model) if pretrained else None,
+        "guide": guide.key if guide else None,
+        "fine_prune": {name: value for name, value in chosen(settings).items() if name != "targets"},
+        "target": target.model_dump() if target else None,
+        "length": (config.max_length, config.stride),
+        "data": data_identity(current.last_training),
+        "seed": config.seed,
+        "machine": machine().model_dump() if isinstance(target, SpeedupTarget) else None,
+    }
+    return current.stages.get(name, inputs, make, together=True)
+
+
+def _trainable(current: Run, stage: str, settings: TrainConfig) -> PreTrainedModel:
+    return current.load(stage, attn_implementation="sdpa", **_dropout(settings))
+
+
+def _untrained(current: Run, settings: TrainConfig | None) -> PreTrainedModel:
+    """The model that the run starts from; where it is to be trained, its head may be new."""
+    return checkpoint.load(
+        current.config.model,
+        auto_class=current.task.auto_class,
+        new_head=settings is not None,
+        labels=current.config.labels or None,
+        attn_implementation="sdpa",
+        **(_dropout(settings) if settings else {}),
+    )
+
+
 def compact_stage(current: Run, label: str, masked: StageRecord) -> StageRecord:
     """The compact model: what is zero leaves, exactly."""
 
@@ -239,33 +345,42 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
 
     def make(folder: Path) -> Mapping[str, Any]:
         set_seed(config.seed)
-        model = current.load(small.name, attn_implementation="sdpa", **_dropout(settings))
-        result = train(
-            model,
-            current.tokenizer,
-            current.task,
-            current.features(current.examples(current.last_training)),
-            settings,
-            folder=current.stages.work(name, inputs),
-            seed=config.seed,
-            teacher=_teacher(current, settings, own=dense.name),
-            validation=_validation_rows(current),
-        )
+        model = _trainable(current, small.name, settings)
+        if settings.fill:
+            revive(model, seed=config.seed)
+        with zeros_held(model):
+            result = train(
+                model,
+                current.tokenizer,
+                current.task,
+                current.features(current.examples(current.last_training)),
+                settings,
+                folder=current.stages.work(name, inputs),
+                seed=config.seed,
+                teacher=_teacher(current, settings, own=dense.name),
+                validation=_validation_rows(current),
+            )
         checkpoint.write(model, current.tokenizer, folder, dtype=torch.float32)
         return {"training": asdict(result), "rows": _rows_seen(config)}
 
     inputs = {
         "compact": small.key,
         "dense": dense.key,
-        "recover": settings.model_dump(),
+        "recover": chosen(settings),
         "data": data_identity(current.last_training),
         "seed": config.seed,
     }
-    return current.stages.get(name, inputs, make)
+    return current.stages.get(name, inputs, make, together=True)
 
 
 def make_artifacts(current: Run, label: str, model: StageRecord, *, parent: StageRecord | None) -> tuple[StageRecord, StageRecord]:
     """The servable forms of a model, fp32 and quantized."""
+    exported = export_stage(current, label, model, parent=parent)
+    return exported, quantize_stage(current, label, exported)
+
+
+def export_stage(current: Run, label: str, model: StageRecord, *, parent: StageRecord | None) -> StageRecord:
+    """The fp32 artifact of a model; without a parent it is the dense one."""
     config = current.config
     variant: Variant = "compact" if parent else "dense"
 
@@ -281,7 +396,12 @@ def make_artifacts(current: Run, label: str, model: StageRecord, *, parent: Stag
         "parent": parent.key if parent else None,
         "validation": data_identity(config.data.validation),
     }
-    exported = current.stages.get(f"artifacts/{label}/{variant}", inputs, export)
+    return current.stages.get(f"artifacts/{label}/{variant}", inputs, export)
+
+
+def quantize_stage(current: Run, label: str, exported: StageRecord) -> StageRecord:
+    """The quantized artifact beside an exported one."""
+    config = current.config
 
     def quantize(folder: Path) -> None:
         quantize_artifact(
@@ -294,12 +414,12 @@ def make_artifacts(current: Run, label: str, model: StageRecord, *, parent: Stag
         )
         _set_null_threshold(current, folder)
 
-    quantized_inputs = {
+    inputs = {
         "exported": exported.key,
         "quantize": config.quantize.model_dump(),
         "validation": data_identity(config.data.validation),
     }
-    return exported, current.stages.get(f"artifacts/{label}/{variant}-int8", quantized_inputs, quantize)
+    return current.stages.get(f"{exported.name}-int8", inputs, quantize)
 
 
 def export_checkpoint(current: Run, source: Path, folder: Path) -> Manifest:

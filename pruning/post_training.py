@@ -16,16 +16,16 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.bench import StructuralBench, dimensions_of, latency_table
-from pruning.config import DensityTarget, MacsTarget, PruneConfig, SpeedupTarget, Target
+from pruning.config import DensityTarget, MacsTarget, ParametersTarget, PruneConfig, SpeedupTarget, Target
 from pruning.data import Example
 from pruning.distillation import distillation_losses
 from pruning.errors import DataError, NothingPrunedError
 from pruning.importance import Importance, inference
-from pruning.latency import Condition, Fit, costs_from_density, costs_from_macs, costs_from_table, fit_to_target
+from pruning.latency import Condition, Fit, costs_from_density, costs_from_macs, costs_from_parameters, costs_from_table, fit_to_target
 from pruning.preview import Preview
 from pruning.reconstruction import BlockFit, reconstruct
 from pruning.search import Costs, Floats, choose, rank, rearrange, refine
-from pruning.structure import Structure, dense_structure, gated, shapes, shapes_of
+from pruning.structure import Structure, dense_structure, gated, parameters, shapes, shapes_of
 from pruning.surgeon import rank_by_surgeon
 from pruning.tasks.base import Batch, Task, batches, inputs_of
 from pruning.training import computes_in_bf16
@@ -117,6 +117,9 @@ def prune(
         case MacsTarget():
             costs = costs_from_macs(dimensions_of(model, task.name), target.sequence_length, shapes(model))
             structure = find(costs, costs.dense * target.macs)
+        case ParametersTarget():
+            costs = costs_from_parameters(dimensions_of(model, task.name), parameters(model).total, shapes(model))
+            structure = find(costs, costs.dense * target.parameters)
     if structure == dense_structure(model):
         raise NothingPrunedError(f"target {target.label} is met by removing nothing; ask for more")
     logger.info("target=%s layers=%s", target.label, [(s.heads, s.intermediate) for s in shapes_of(structure)])

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pruning.config import DensityTarget, MacsTarget, SpeedupTarget, Target
+from pruning.config import DensityTarget, MacsTarget, ParametersTarget, SpeedupTarget, Target
 from pruning.errors import DataError
 from pruning.metrics import Interval
 from pruning.plots import Prediction, TradeOff, layers_left, predicted_and_measured, sizes, trade_off
@@ -73,7 +73,7 @@ class ModelReport(_Part):
 class TargetReport(ModelReport):
     """What became of one target of the run."""
 
-    target: Target = Field(description="What was asked for.")
+    target: Target | None = Field(description="What was asked for; none for a method that was left to its own penalty or density.")
     predicted_speedup: float | None = Field(default=None, gt=0, description="Structural speed-up that the latency table predicted.")
     before_recovery: tuple[Metric, ...] = Field(
         default=(), description="What the artifact in the target's precision scored before recovery training; empty if there was none."
@@ -89,6 +89,10 @@ class TargetReport(ModelReport):
                 return f"{100 * self.target.density:g} % of the weights"
             case MacsTarget():
                 return f"{100 * self.target.macs:g} % of the MACs"
+            case ParametersTarget():
+                return f"{100 * self.target.parameters:g} % of the parameters"
+            case None:
+                return "fine-pruned"
 
     @property
     def precision(self) -> Precision:
@@ -98,7 +102,7 @@ class TargetReport(ModelReport):
     @property
     def sequence_length(self) -> int | None:
         """The length that it is for; none where it names none."""
-        return None if isinstance(self.target, DensityTarget) else self.target.sequence_length
+        return self.target.sequence_length if isinstance(self.target, SpeedupTarget | MacsTarget) else None
 
     @property
     def served(self) -> VariantReport:

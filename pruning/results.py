@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pruning.config import DataSource, DensityTarget, Target, dump_config
+from pruning.config import DataSource, MacsTarget, SpeedupTarget, Target, dump_config
 from pruning.data import source_name
 from pruning.evaluation import Evaluation, evaluate
 from pruning.export import update_manifest
@@ -30,13 +30,13 @@ class FinishedTarget:
     """The stages of one target.
 
     Attributes:
-        target: What was asked for.
+        target: What was asked for; None for a method that was left to its own penalty or density.
         masked: The pruned model, with what pruning predicted and measured.
         artifacts: fp32 and quantized.
         before: The same before recovery training; None without one.
     """
 
-    target: Target
+    target: Target | None
     masked: StageRecord
     artifacts: Pair
     before: Pair | None
@@ -95,8 +95,7 @@ def evaluate_source(current: Run, model: Model, source: DataSource) -> Evaluatio
 def time_artifacts(current: Run, artifacts: Sequence[StageRecord]) -> dict[str, tuple[Latency, ...]]:
     """Latency of all artifacts of the run, measured in one interleaved run; by stage name."""
     config = current.config
-    targets = config.prune.targets if config.prune else ()
-    asked = {target.sequence_length for target in targets if not isinstance(target, DensityTarget)}
+    asked = {target.sequence_length for target in config.targets if isinstance(target, SpeedupTarget | MacsTarget)}
     lengths = sorted({*config.evaluate.sequence_lengths, *asked})
 
     def make(folder: Path) -> Mapping[str, Any]:

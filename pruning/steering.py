@@ -15,6 +15,8 @@ from pruning.schedule import cubic
 GAIN, DAMPING = 4.0, 20.0
 """A penalty grows by a factor of e for each quarter by which too much is left, and for each twentieth by which that has grown."""
 FASTEST = 1.5
+FARTHEST = 1e3
+"""A penalty changes by no more than the first factor at a reading, and by no more than the second in all."""
 HALVINGS = 14
 
 
@@ -41,15 +43,15 @@ def wanted_at(progress: float, target: float) -> float:
     return cubic(1.0, target, progress)
 
 
-def steered(penalty: float, error: float, before: float | None) -> float:
+def steered(penalty: float, error: float, grown: float) -> float:
     """The penalty's new weight.
 
     Args:
         penalty: its weight now.
-        error: the share that is left, less what should be.
-        before: the same at the reading before; None at the first.
+        error: the share that is left, less what should be; half of it as it is and half as it will be, once gates on their way are closed.
+        grown: by how much the error to come has grown since the reading before. Gates take many steps from open to closed: who waits
+            until they are there has pushed too many on their way.
     """
-    grown = 0.0 if before is None else error - before
     return penalty * min(FASTEST, max(1 / FASTEST, math.exp(GAIN * error + DAMPING * grown)))
 
 

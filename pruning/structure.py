@@ -123,14 +123,15 @@ def _gate(linear: nn.Linear, kept: tuple[int, ...], group_size: int) -> Tensor:
     return gate.repeat_interleave(group_size)
 
 
-def _linears(layer: EncoderLayer) -> list[nn.Linear]:
+def linears(layer: EncoderLayer) -> list[nn.Linear]:
+    """The linears of a layer that density counts; none of a block that was removed."""
     attention, feed_forward = layer.attention, layer.feed_forward
     found = [attention.query, attention.key, attention.value, attention.output] if attention else []
     return found + ([feed_forward.up, feed_forward.down] if feed_forward else [])
 
 
 def _linear_weights(layer: EncoderLayer) -> int:
-    return sum(linear.weight.numel() for linear in _linears(layer))
+    return sum(linear.weight.numel() for linear in linears(layer))
 
 
 def _layer_macs(layer: EncoderLayer, sequence_length: int) -> int:
@@ -140,6 +141,6 @@ def _layer_macs(layer: EncoderLayer, sequence_length: int) -> int:
 
 def _head_macs(model: PreTrainedModel, sequence_length: int) -> int:
     """Linears outside the layers: the span head reads every token, poolers and classifiers read one."""
-    inside = {id(linear) for layer in family_of(model).layers(model) for linear in _linears(layer)}
+    inside = {id(linear) for layer in family_of(model).layers(model) for linear in linears(layer)}
     outside = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and id(m) not in inside}
     return sum(m.weight.numel() * (sequence_length if name in PER_TOKEN_HEADS else 1) for name, m in outside.items())

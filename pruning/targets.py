@@ -5,19 +5,20 @@ from collections.abc import Callable
 from transformers import PreTrainedModel
 
 from pruning.bench import dimensions_of, latency_table
-from pruning.compaction import live_heads, live_neurons
-from pruning.config import DensityTarget, MacsTarget, SpeedupTarget, Target
-from pruning.families import EncoderLayer, family_of
-from pruning.latency import Condition, costs_from_macs, predict_ms
+from pruning.compaction import live_structure
+from pruning.config import DensityTarget, MacsTarget, ParametersTarget, SpeedupTarget, Target
+from pruning.errors import UnreachableTargetError
+from pruning.latency import Condition, costs_from_macs, costs_from_parameters, predict_ms
 from pruning.masking import Masks
-from pruning.structure import parameters, shapes
+from pruning.processes import from_main
+from pruning.structure import parameters, shapes, shapes_of
 from service.artifact import LayerShape
 
 Left = Callable[[Masks], float]
 
 
 def goal_of(target: Target) -> float:
-    """The share that a target asks for: of the weights, of the multiply-accumulates, or of the time."""
+    """The share that a target asks for: of the weights, of the multiply-accumulates, of the parameters, or of the time."""
     match target:
         case SpeedupTarget():
             return 1 / target.speedup
@@ -25,6 +26,8 @@ def goal_of(target: Target) -> float:
             return target.density
         case MacsTarget():
             return target.macs
+        case ParametersTarget():
+            return target.parameters
 
 
 def left_by_density(model: PreTrainedModel) -> Left:
@@ -42,21 +45,27 @@ def left_by(target: Target, model: PreTrainedModel, task: str) -> Left:
             dense = shapes(model)
             costs = costs_from_macs(dimensions_of(model, task), target.sequence_length, dense, step=1)
             return lambda masks: costs.total(live_shapes(model)) / costs.total(dense)
+        case ParametersTarget():
+            dense, total = shapes(model), parameters(model).total
+            costs = costs_from_parameters(dimensions_of(model, task), total, dense, step=1)
+            _check_reachable(target, costs.fixed / total)
+            return lambda masks: costs.total(live_shapes(model)) / total
         case SpeedupTarget():
-            table = latency_table(
-                model, task, Condition(precision=target.precision, sequence_length=target.sequence_length, runtime=target.runtime)
-            )
+            condition = Condition(precision=target.precision, sequence_length=target.sequence_length, runtime=target.runtime)
+            table = from_main(lambda: latency_table(model, task, condition))
             whole = predict_ms(table, shapes(model))
+            _check_reachable(target, predict_ms(table, [LayerShape(heads=0, intermediate=0)] * len(shapes(model))) / whole)
             return lambda masks: predict_ms(table, live_shapes(model)) / whole
+
+
+def _check_reachable(target: Target, least: float) -> None:
+    """One line when not even a model without heads and neurons reaches the target."""
+    if goal_of(target) <= least:
+        asked = f"{target.speedup:g}x" if isinstance(target, SpeedupTarget) else f"{goal_of(target):g} of them"
+        most = f"{1 / least:.2f}x" if isinstance(target, SpeedupTarget) else f"{least:.3f} of them"
+        raise UnreachableTargetError(f"target {target.label}: {asked} is out of reach, with all heads and neurons gone it is {most}")
 
 
 def live_shapes(model: PreTrainedModel) -> tuple[LayerShape, ...]:
     """Heads and neurons of each layer that compaction will leave."""
-    return tuple(
-        LayerShape(heads=_heads(layer), intermediate=int(live_neurons(layer.feed_forward).sum()) if layer.feed_forward else 0)
-        for layer in family_of(model).layers(model)
-    )
-
-
-def _heads(layer: EncoderLayer) -> int:
-    return int(live_heads(layer.attention).sum()) if layer.attention else 0
+    return shapes_of(live_structure(model))

@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,25 +21,29 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import (
+    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProgressCallback,
     Trainer,
+    TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
-from transformers.modeling_outputs import ModelOutput
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from pruning.config import TrainConfig
-from pruning.distillation import distillation_losses
-from pruning.errors import DataError
+from pruning.distillation import Teacher, check_teacher
+from pruning.errors import ConfigError, DataError
+from pruning.processes import from_main, process_count, process_index
 from pruning.tasks.base import Batch, Feature, Task, collate, inputs_of
 
 MEGA_BATCH = 50
 STATE_NAME = "trainer_state.json"
 VALIDATION_ROWS = 1000
+SHOWN = ("loss", "eval_loss", "learning_rate", "epoch", "left", "wanted", "level", "penalty")
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,9 @@ class TrainingResult:
         seconds: wall time of this run.
         peak_memory_bytes: peak resident memory of the process.
         loss: mean training loss of the last logged stretch, or of all steps if they were too few to be logged; None if none was logged.
-        validation_loss: by epoch; empty without validation rows.
+        validation_loss: by epoch, or with patience by `save_steps`; empty without validation rows.
+        kept: step whose weights the model has: the last, or with patience the best.
+        processes: that took part; each had its own `batch_size` examples in every step.
     """
 
     steps: int
@@ -58,6 +65,8 @@ class TrainingResult:
     peak_memory_bytes: int
     loss: float | None
     validation_loss: tuple[float, ...]
+    kept: int
+    processes: int
 
 
 def train(
@@ -71,6 +80,7 @@ def train(
     seed: int,
     teacher: PreTrainedModel | None = None,
     validation: Sequence[Feature] = (),
+    events: Path | None = None,
 ) -> TrainingResult:
     """Train `model` in place; a rerun with the same arguments resumes from the last whole checkpoint in `folder`.
 
@@ -83,13 +93,26 @@ def train(
         folder: where checkpoints go.
         seed: of the order of the rows and of dropout.
         teacher: distilled from if `config.distillation` is set.
-        validation: rows whose loss is logged after each epoch; at most `VALIDATION_ROWS` are used.
+        validation: rows whose loss is logged after each epoch, or with patience every `save_steps`; at most `VALIDATION_ROWS` are used.
+        events: folder for what TensorBoard shows; None for no events.
 
     Raises:
         DataError: no training rows.
+        ConfigError: the teacher has another vocabulary, or other classes; patience without validation rows; a training that was begun
+            by another number of processes.
     """
     return run_trainer(
-        TaskTrainer, model, tokenizer, task, features, config, folder=folder, seed=seed, teacher=teacher, validation=validation
+        TaskTrainer,
+        model,
+        tokenizer,
+        task,
+        features,
+        config,
+        folder=folder,
+        seed=seed,
+        teacher=teacher,
+        validation=validation,
+        events=events,
     )
 
 
@@ -105,15 +128,18 @@ def run_trainer(
     seed: int,
     teacher: PreTrainedModel | None,
     validation: Sequence[Feature],
+    events: Path | None,
     **options: object,
 ) -> TrainingResult:
     """What `train` does, by a Trainer of this class, which takes these options beside; the arguments are those of `train`."""
     if not features:
         raise DataError("no training rows; check data.train in the recipe")
+    if config.patience is not None and not validation:
+        raise ConfigError("`patience` needs rows to validate on, and there are none; give `data.validation`, or leave `patience` out")
     freeze_embeddings(model, frozen=config.freeze_embeddings)
     trainer = trainer_class(
         model=model,
-        args=training_arguments(config, task, folder=folder, seed=seed, validate=bool(validation)),
+        args=training_arguments(config, task, folder=folder, seed=seed, validate=bool(validation), events=events),
         train_dataset=Rows(features),
         eval_dataset=Rows(validation[:VALIDATION_ROWS]) if validation else None,
         data_collator=lambda rows: collate(rows, tokenizer),
@@ -123,9 +149,13 @@ def run_trainer(
         **options,
     )
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(Progress())
+    for callback in (Progress(), *_callbacks(config, events)):
+        trainer.add_callback(callback)
+    torch.manual_seed(seed + process_index())  # each process drops out its own
     started = time.perf_counter()
-    state = trainer.train_or_restore(last_whole_checkpoint(folder))
+    with trainer.learning():
+        state = trainer.train_or_restore(from_main(lambda: last_whole_checkpoint(folder)))
+    trainer.accelerator.wait_for_everyone()  # the folder may go when this returns
     model.eval()
     return TrainingResult(
         steps=state.global_step,
@@ -133,7 +163,14 @@ def run_trainer(
         peak_memory_bytes=peak_memory_bytes(),
         loss=last_loss(state),
         validation_loss=tuple(float(entry["eval_loss"]) for entry in state.log_history if "eval_loss" in entry),
+        kept=state.best_global_step or state.global_step,
+        processes=process_count(),
     )
+
+
+def _callbacks(config: TrainConfig, events: Path | None) -> list[TrainerCallback]:
+    patience = [] if config.patience is None else [Patience(config.patience)]
+    return [*patience, *([] if events is None else [Events()])]
 
 
 def last_loss(state: TrainerState) -> float | None:
@@ -181,10 +218,13 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def training_arguments(config: TrainConfig, task: Task, *, folder: Path, seed: int, validate: bool) -> TrainingArguments:
+def training_arguments(
+    config: TrainConfig, task: Task, *, folder: Path, seed: int, validate: bool, events: Path | None = None
+) -> TrainingArguments:
     """The Trainer's arguments for these hyper-parameters."""
+    patient = config.patience is not None
     bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_in_bf16())
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
         learning_rate=config.learning_rate,
@@ -203,14 +243,21 @@ def training_arguments(config: TrainConfig, task: Task, *, folder: Path, seed: i
         save_steps=config.save_steps,
         save_total_limit=2,
         logging_steps=50,
-        eval_strategy="epoch" if validate else "no",
+        eval_strategy="steps" if patient else "epoch" if validate else "no",
+        eval_steps=config.save_steps,
+        load_best_model_at_end=patient,
+        restore_callback_states_from_checkpoint=patient,
         prediction_loss_only=True,
         label_names=list(task.targets),
         remove_unused_columns=False,
         report_to=[],
+        logging_dir=None if events is None else str(events),
         disable_tqdm=False,  # by default the bar is tied to the level of logging
         dataloader_pin_memory=False,
+        ddp_broadcast_buffers=False,  # masks follow from weights, which are the same in all processes
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # more GPUs are for more processes, not for torch's DataParallel
+    return arguments
 
 
 class Progress(ProgressCallback):  # type: ignore[misc]  # transformers is not typed
@@ -220,9 +267,27 @@ class Progress(ProgressCallback):  # type: ignore[misc]  # transformers is not t
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: object
     ) -> None:
         """Write what was logged above the bar."""
-        shown = [f"{name} {value:.4g}" for name, value in (logs or {}).items() if name in ("loss", "eval_loss", "learning_rate", "epoch")]
+        shown = [f"{name} {value:.4g}" for name, value in (logs or {}).items() if name in SHOWN]
         if len(shown) > 1 and self.training_bar is not None:
             self.training_bar.write("  ".join(shown), file=sys.stderr)
+
+
+class Patience(EarlyStoppingCallback):  # type: ignore[misc]  # transformers is not typed
+    """Ends a training that no longer becomes better; the weights at its regular end are evaluated too, or they could not be the best."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Ask for an evaluation after the last step."""
+        control.should_evaluate |= state.global_step >= state.max_steps
+
+
+class Events(TensorBoardCallback):  # type: ignore[misc]  # transformers is not typed
+    """What is logged, for TensorBoard; what an earlier run wrote of steps that are now done again is not shown."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **options: object) -> None:
+        """Open the file."""
+        if state.is_world_process_zero:
+            self.tb_writer = self._SummaryWriter(log_dir=args.logging_dir, purge_step=state.global_step + 1)
+        super().on_train_begin(args, state, control, **options)
 
 
 class Rows(Dataset[Feature]):
@@ -269,49 +334,76 @@ class LengthGroupedSampler(Sampler[int]):
 class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
     """The Trainer with the task's loss, distillation, and an order of rows that resumes exactly."""
 
+    train_dataset: Rows
+
     def __init__(self, *, task: Task, config: TrainConfig, teacher: PreTrainedModel | None, **options: object) -> None:
         super().__init__(**options)
         self.task, self.config = task, config
-        self.teacher = teacher.eval().to(self.args.device) if teacher is not None and config.distillation is not None else None
+        self.teacher: Teacher | None = None
+        if teacher is not None and config.distillation is not None:
+            check_teacher(self.model, teacher)
+            self.teacher = Teacher(teacher.to(self.args.device), config.distillation, task)
         self.model_accepts_loss_kwargs = False
 
     def train_or_restore(self, resumed_from: str | None) -> TrainerState:
         """Train to the end; from a checkpoint that is the end already, take the weights and do no further step."""
         if resumed_from is not None:
             state = TrainerState.load_from_json(str(Path(resumed_from) / STATE_NAME))
-            if state.global_step >= state.max_steps:
-                self._load_from_checkpoint(resumed_from)
+            if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+                best = f"checkpoint-{state.best_global_step or state.global_step}"
+                self._load_from_checkpoint(str(Path(resumed_from).with_name(best)))
                 return state
+            _check_processes(Path(resumed_from))
+        self._ask_teacher()
         self.train(resume_from_checkpoint=resumed_from)
         return self.state
 
     def _get_train_sampler(self, train_dataset: "Rows | None" = None) -> Sampler[int]:
         rows: Rows = self.train_dataset if train_dataset is None else train_dataset
-        return LengthGroupedSampler([len(row["input_ids"]) for row in rows.features], self.args.train_batch_size, seed=self.args.seed)
+        lengths = [len(row["input_ids"]) for row in rows.features]
+        return LengthGroupedSampler(lengths, self.args.train_batch_size * self.args.world_size, seed=self.args.seed)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Each process writes its own; a checkpoint is complete when all have."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
 
     def compute_loss(
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Any]:
         """Mean over the rows of the task's loss, blended with the teacher's where there is one."""
-        rows = inputs_of(inputs, self.task)
-        outputs = model(**rows)
+        teacher = self.teacher if model.training else None
+        outputs = model(**inputs_of(inputs, self.task), **(teacher.asks if teacher else {}))
         losses = self.task.losses(outputs, inputs, label_smoothing=self.config.label_smoothing if model.training else 0.0)
-        if self.teacher is not None and self.config.distillation is not None and model.training:
-            weight = self.config.distillation.weight
-            losses = (1 - weight) * losses + weight * self._distilled(outputs, rows, self.config.distillation.temperature)
+        if teacher is not None:
+            with self.accelerator.autocast():
+                losses = teacher.blended(losses, outputs, inputs)
         loss = losses.mean()
         return (loss, outputs) if return_outputs else loss
 
-    def _distilled(self, outputs: ModelOutput, rows: Batch, temperature: float) -> Tensor:
-        assert self.teacher is not None
-        with torch.no_grad():
-            teacher = self.task.logits(self.teacher(**rows))
-        over_positions = len(teacher) > 1
-        return distillation_losses(
-            self.task.logits(outputs), teacher, temperature=temperature, attention_mask=rows["attention_mask"] if over_positions else None
+    def learning(self) -> AbstractContextManager[None]:
+        """What has to surround the training for its teacher's sake."""
+        return nullcontext() if self.teacher is None else self.teacher.teaches(self.model, seed=self.args.seed)
+
+    def _ask_teacher(self) -> None:
+        """If nothing but the teacher's logits is wanted, and for the same rows more than once, compute them now."""
+        if self.teacher is None or self.teacher.asks or self.config.epochs <= 1:
+            return
+        with self.accelerator.autocast():
+            answered = self.teacher.answered(self.train_dataset.features, self.data_collator, batch_size=self.args.train_batch_size)
+        self.train_dataset = Rows(answered)
+
+
+def _check_processes(checkpoint: Path) -> None:
+    """Other processes would see other batches, and take another number of steps."""
+    before = len(list(checkpoint.glob("rng_state*.pth")))
+    if before != process_count():
+        raise ConfigError(
+            f"{checkpoint.parent}: this training was begun by {before} and would go on in {process_count()} processes; "
+            f"run it with {before}, or remove that folder to begin anew"
         )
 
 
 def steps_of(config: TrainConfig, rows: int) -> int:
-    """Optimizer steps that a training of `rows` rows takes in one process."""
-    return math.ceil(math.ceil(rows / config.batch_size) * config.epochs)
+    """Optimizer steps that a training of `rows` rows takes, in the processes of this launch."""
+    return math.ceil(math.ceil(rows / (config.batch_size * process_count())) * config.epochs)

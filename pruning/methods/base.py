@@ -23,6 +23,7 @@ class Mask(nn.Module):
         members: weights that live and die with one group, those of other linears that follow it included.
         scores: what is learned, fp32 `[groups down, groups across]`; None for methods that learn nothing.
         keep: 1 for an open gate and 0 for a closed one, fp32, of the same shape.
+        protected: whether a gate may never close, bool of the same shape; None where all may.
     """
 
     keep: Tensor
@@ -41,14 +42,19 @@ class Mask(nn.Module):
         self.grid, self.members = grid, grid.size if members is None else members
         self.scores = None if initial is None else nn.Parameter(torch.full(shape, initial, device=weight.device))
         self.register_buffer("keep", torch.ones(shape, device=weight.device))
+        self.protected: Tensor | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
         """The masked weight, `[out, in]`."""
-        return self.grid.gated(weight, self.gate().to(weight.dtype))
+        return self.grid.gated(weight, self.value().to(weight.dtype))
+
+    def value(self) -> Tensor:
+        """The gate, or 1 where it may never close."""
+        return self.gate() if self.protected is None else torch.where(self.protected, 1.0, self.gate())
 
     def gate(self) -> Tensor:
         """What groups are multiplied by. To the scores the gradient passes straight through (Bengio et al., 2013, arXiv:1308.3432)."""
-        return self.keep if self.scores is None else self.keep + (self.scores - self.scores.detach())
+        return self.keep if self.scores is None else _StraightThrough.apply(self.scores, self.keep)  # type: ignore[no-untyped-call]
 
     @property
     def learned(self) -> Tensor:
@@ -57,10 +63,28 @@ class Mask(nn.Module):
             raise ValueError("this method learns no scores")
         return self.scores
 
+    def open(self, groups: Tensor) -> None:
+        """Protect these groups, bool of the gates' shape: their gates are open, and stay so."""
+        self.protected = groups
+        self.keep[groups] = 1.0
+
     def freeze(self) -> None:
         """From now on the gates stay as they are, and the scores learn nothing more."""
         if self.scores is not None:
             self.scores.requires_grad_(False)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The gates; the gradient that reaches them is given to the scores."""
+
+    @staticmethod
+    def forward(_: object, scores: Tensor, keep: Tensor) -> Tensor:
+        del scores
+        return keep.clone()
+
+    @staticmethod
+    def backward(_: object, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
 
 
 class PruningMethod(Protocol):
@@ -93,6 +117,10 @@ class PruningMethod(Protocol):
 
     def penalty(self, mask: Mask) -> Tensor:
         """What the loss grows by, between 0 and 1; a scalar."""
+        ...
+
+    def outlook(self, mask: Mask) -> Tensor:
+        """How far each gate is from closing: 1 where it stays open for long, towards 0 where it is about to; fp32, of the gates' shape."""
         ...
 
 

@@ -82,7 +82,16 @@ class L0:
 
     def penalty(self, mask: Mask) -> Tensor:
         """Mean probability that a gate is not 0."""
-        return torch.sigmoid(mask.learned - TEMPERATURE * math.log(-LEAST / MOST)).mean()
+        return _open(mask).mean()
+
+    @torch.no_grad()
+    def outlook(self, mask: Mask) -> Tensor:
+        """The probability that it is not 0."""
+        return _open(mask)
+
+
+def _open(mask: Mask) -> Tensor:
+    return torch.sigmoid(mask.learned - TEMPERATURE * math.log(-LEAST / MOST))
 
 
 def stretched(values: Tensor) -> Tensor:

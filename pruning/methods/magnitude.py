@@ -36,3 +36,7 @@ class Magnitude:
     def penalty(self, mask: Mask) -> Tensor:
         """None."""
         return mask.keep.new_zeros(())
+
+    def outlook(self, mask: Mask) -> Tensor:
+        """The gates themselves: the level alone decides."""
+        return mask.keep

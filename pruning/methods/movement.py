@@ -34,3 +34,7 @@ class Movement:
     def penalty(self, mask: Mask) -> Tensor:
         """None."""
         return mask.keep.new_zeros(())
+
+    def outlook(self, mask: Mask) -> Tensor:
+        """The gates themselves: the level alone decides."""
+        return mask.keep

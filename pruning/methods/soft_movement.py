@@ -41,3 +41,8 @@ class SoftMovement:
     def penalty(self, mask: Mask) -> Tensor:
         """Mean sigmoid of the scores."""
         return torch.sigmoid(mask.learned).mean()
+
+    @torch.no_grad()
+    def outlook(self, mask: Mask) -> Tensor:
+        """How much of the way from a half, where scores begin, to the last threshold is left."""
+        return ((torch.sigmoid(mask.learned) - self.last_level) / (0.5 - self.last_level)).clamp(0.0, 1.0)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import ModelOutput
 
@@ -17,6 +18,8 @@ from service.artifact import TaskName
 
 Feature = dict[str, Any]
 Batch = dict[str, Tensor]
+
+TEACHER_LOGITS = "teacher_logits"
 
 
 class Task(Protocol):
@@ -45,12 +48,17 @@ def collate(features: Sequence[Feature], tokenizer: PreTrainedTokenizerBase) -> 
     """Pad features to the longest of them.
 
     Returns:
-        int64 `[batch, sequence]` for each of the tokenizer's outputs, and the targets `[batch]`.
+        int64 `[batch, sequence]` for each of the tokenizer's outputs, and the targets `[batch]`; tensors among them, such as a teacher's
+        logits, are padded with zeros along their first dimension.
     """
     names = [name for name in tokenizer.model_input_names if name in features[0]]
     padded = tokenizer.pad([{name: feature[name] for name in names} for feature in features], return_tensors="pt")
-    targets = {name: torch.tensor([feature[name] for feature in features]) for name in features[0] if name not in names}
+    targets = {name: _stacked([feature[name] for feature in features]) for name in features[0] if name not in names}
     return {**{name: padded[name] for name in names}, **targets}
+
+
+def _stacked(values: list[Any]) -> Tensor:
+    return pad_sequence(values, batch_first=True) if isinstance(values[0], Tensor) else torch.tensor(values)
 
 
 def batches(features: Sequence[Feature], tokenizer: PreTrainedTokenizerBase, *, batch_size: int) -> list[Batch]:
@@ -60,5 +68,5 @@ def batches(features: Sequence[Feature], tokenizer: PreTrainedTokenizerBase, *, 
 
 
 def inputs_of(batch: Mapping[str, Tensor], task: Task) -> Batch:
-    """The batch without its targets: what the model's forward takes."""
-    return {name: tensor for name, tensor in batch.items() if name not in task.targets}
+    """The batch without its targets, and without what a teacher says: what the model's forward takes."""
+    return {name: tensor for name, tensor in batch.items() if name not in (*task.targets, TEACHER_LOGITS)}

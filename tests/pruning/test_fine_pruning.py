@@ -21,21 +21,20 @@ from tests.pruning.training_helpers import differing, features_of, state
 TASK = task_named("text-classification")
 TRAIN = TrainConfig(epochs=14, batch_size=4, learning_rate=1e-3, precision="fp32", save_steps=7, dropout=0.1)
 HALF = DensityTarget(density=0.5)
-STEERED = [name for name, method in METHODS.items() if method.name != "l0"]  # in so few steps the penalty of L0 overshoots
 LARGEST_GROUP = 1 / 12  # a head of the tiny model, as a share of its weights
 
 
 def config_for(method: str, granularity: str, target: Target | None = HALF, **changes: object) -> FinePruneConfig:
     """Forty-two steps, in which scores can get somewhere."""
     fields = {"train": TRAIN, "score_learning_rate": 0.3, "warmup": 0.1, "cooldown": 0.3, **changes}
-    return FinePruneConfig(method=METHODS[method], granularity=GRANULARITIES[granularity], target=target, **fields)
+    return FinePruneConfig(method=METHODS[method], granularity=GRANULARITIES[granularity], targets=(target,) if target else (), **fields)
 
 
 def fine_pruned(model: PreTrainedModel, tokenizer: BertTokenizerFast, config: FinePruneConfig, folder: Path, **more: object) -> FinePruning:
     """Fine-prune on the twelve rows."""
     torch.manual_seed(5)
-    target = config.target or HALF
-    left, goal = left_by(target, model, TASK.name), goal_of(target) if config.target else None
+    target = next(iter(config.targets), HALF)
+    left, goal = left_by(target, model, TASK.name), goal_of(target) if config.targets else None
     return fine_prune(model, tokenizer, TASK, features_of(TASK, tokenizer), config, left=left, target=goal, folder=folder, seed=5, **more)
 
 
@@ -45,7 +44,7 @@ def model_of(seed: int = 0) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("granularity", ["unstructured", "hybrid", "struct"])
-@pytest.mark.parametrize("method", STEERED)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_density_asked_for_is_met(method, granularity, tiny_tokenizer, tmp_path):
     """Within 5 %, or half a head where heads go whole; what was pruned is zero, and of whole groups nothing else is left."""
     model = model_of()
@@ -59,7 +58,7 @@ def test_the_density_asked_for_is_met(method, granularity, tiny_tokenizer, tmp_p
     assert granularity == "unstructured" or small < 0.9
 
 
-@pytest.mark.parametrize("method", STEERED)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_target_of_time_or_work_is_met(method, tiny_tokenizer, tmp_path):
     """Multiply-accumulates of what compaction leaves, as near as whole heads allow: one in each layer, where layers lose alike."""
     model = model_of()

@@ -1,7 +1,10 @@
 """Masks on models: what learns, what stays, and that baking and compacting change nothing."""
 
+import copy
+
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from pruning.compaction import compact, live_heads
 from pruning.config import BlockSize, Granularity, MagnitudeConfig, MovementConfig
@@ -9,7 +12,7 @@ from pruning.errors import ConfigError
 from pruning.families import family_of
 from pruning.masking import Masks, attach
 from pruning.methods import method_of
-from pruning.structure import parameters
+from pruning.structure import LayerStructure, linears, parameters
 from tests.pruning.helpers import FAMILY_NAMES, outputs_of, random_batch, tiny_model
 from tests.pruning.method_cases import CASES, GRANULARITIES, METHODS
 
@@ -131,6 +134,36 @@ def test_global_ranking_counts_members():
     attention = sum(each.mask.keep.numel() * each.mask.members for each in masks.masked if each.kind == "attention")
     masks.close(attention / members(masks), step=0)
     assert all(bool(each.mask.keep.all()) is (each.kind == "attention") for each in masks.masked)
+
+
+@pytest.mark.parametrize("granularity", [name for name in GRANULARITIES if name != "feed-forward alone"])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_protected_stays_whole(method, granularity):
+    """Whatever the level, no weight of a protected head or neuron is masked, and it is as it was after baking."""
+    model = tiny_model("bert", "text-classification", intermediate=32)
+    kept = tuple(LayerStructure(heads=(1,), neurons=(0, 5)) for _ in family_of(model).layers(model))
+    before = copy.deepcopy(model)
+    masks = attach(model, GRANULARITIES[granularity], method_of(METHODS[method]), protected=kept)
+    with torch.no_grad():
+        for scores in masks.scores:
+            scores.fill_(-5.0)
+    masks.close(0.05, step=0)
+    masks.freeze()
+    masks.bake()
+    assert density_left(model) < 0.9
+    for old, new in zip(family_of(before).layers(before), family_of(model).layers(model), strict=True):
+        head = slice(8, 16)
+        for part in ("query", "key", "value"):
+            assert torch.equal(getattr(new.attention, part).weight[head], getattr(old.attention, part).weight[head])
+        assert torch.equal(new.attention.output.weight[:, head], old.attention.output.weight[:, head])
+        assert torch.equal(new.feed_forward.up.weight[[0, 5]], old.feed_forward.up.weight[[0, 5]])
+        assert torch.equal(new.feed_forward.down.weight[:, [0, 5]], old.feed_forward.down.weight[:, [0, 5]])
+
+
+def density_left(model: PreTrainedModel) -> float:
+    """Share of the linears' weights that are not zero."""
+    weights = torch.cat([linear.weight.flatten() for layer in family_of(model).layers(model) for linear in linears(layer)])
+    return float((weights != 0).float().mean())
 
 
 def test_what_cannot_be_masked_is_refused():

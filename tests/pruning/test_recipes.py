@@ -1,24 +1,55 @@
-"""Every recipe that ships loads, and trains on a small local file in the format of its data."""
+"""Every recipe that ships loads, and trains or prunes on a small local file in the format of its data."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import BertTokenizerFast
 
 from pruning import checkpoint
-from pruning.config import RECIPES, RunConfig, SpeedupTarget, load_recipe
+from pruning.config import RECIPES, FinePruneConfig, RunConfig, SpeedupTarget, load_recipe
 from pruning.data import Example, QuestionExample, load_examples
+from pruning.families import family_of
+from pruning.masking import attach
+from pruning.methods import method_of
+from pruning.pipeline import Pruned, compact_stage, pruned_models, recover, train_dense
+from pruning.run import Run
+from pruning.stages import Stages
+from pruning.structure import linears, parameters
+from pruning.targets import goal_of
 from pruning.tasks import task_named
 from pruning.tasks.base import collate
 from pruning.training import train
-from tests.pruning.helpers import tiny_model
+from tests.pruning.helpers import FAMILY_NAMES, tiny_model
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 PAPER = {"squad": ("squad",), "squad_v2": ("squad_v2",), "mnli": ("glue", "mnli"), "qqp": ("glue", "qqp"), "sst2": ("sst2",)}
 PAIRS = {"mnli": ("premise", "hypothesis"), "qqp": ("question1", "question2")}
 SMALL = ("max_length=40", "stride=8")
+FINE_PRUNING = [name for name in NAMES if load_recipe(name).fine_prune is not None]
+FILLED = [name for name in FINE_PRUNING if load_recipe(name).recover is not None]
+QUICK = (
+    "train.0={epochs: 1, batch_size: 8, precision: fp32, dropout: 0.1, attention_dropout: 0.1}",
+    "fine_prune.train.epochs=12",
+    "fine_prune.train.batch_size=4",
+    "fine_prune.train.precision=fp32",
+    "fine_prune.score_learning_rate=0.3",
+)
+QUICK_RECOVERY = ("recover.epochs=2", "recover.batch_size=4", "recover.precision=fp32")
+OTHER_METHODS = {
+    "movement": ("fine_prune.method={name: movement}",),
+    "magnitude": ("fine_prune.method={name: magnitude}",),
+    "L0": ("fine_prune.method={name: l0, penalty: 125}", "fine_prune.cooldown=0.098"),
+}
+COARSEST = 0.13
+"""What is left of the tiny model can be this far from the target: a block of 32x32 is a quarter of a matrix."""
+
+
+def paper_task(name: str) -> str:
+    """The task that a recipe is for, by the name of the recipe that only trains it: `squad` of `squad-hybrid`."""
+    return name.split("-")[0]
 
 
 def squad_file(path: Path, *, impossible: bool) -> Path:
@@ -43,8 +74,39 @@ def rows_file(path: Path, columns: tuple[str, ...], labels: int) -> Path:
 def local_file(name: str, config: RunConfig, folder: Path) -> Path:
     """A small file in the format of the recipe's data."""
     if config.task == "question-answering":
-        return squad_file(folder / "train.json", impossible=name == "squad_v2")
-    return rows_file(folder / "train.jsonl", PAIRS.get(name, ("sentence",)), len(config.labels))
+        return squad_file(folder / "train.json", impossible=paper_task(name) == "squad_v2")
+    return rows_file(folder / "train.jsonl", PAIRS.get(paper_task(name), ("sentence",)), len(config.labels))
+
+
+def local_recipe(name: str, folder: Path, tokenizer: BertTokenizerFast, *overrides: str, family: str = "bert") -> RunConfig:
+    """The recipe with its model, teachers and data overridden, as a user would, by tiny models and a small file."""
+    shipped = load_recipe(name)
+    model = tiny_model(family, shipped.task, layers=2, hidden=64, heads=2, intermediate=64, labels=len(shipped.labels) or 2)
+    checkpoint.save(model, tokenizer, folder / "model")
+    data = local_file(name, shipped, folder)
+    own = [f"model={folder / 'model'}", *(f"data.train.{i}.path={data}" for i in range(len(shipped.data.train)))]
+    own += [f"data.validation.{i}.path={data}" for i in range(len(shipped.data.validation))]
+    for section, settings in (("fine_prune.train", shipped.fine_prune and shipped.fine_prune.train), ("recover", shipped.recover)):
+        if settings and settings.distillation and settings.distillation.teacher != "dense":
+            own.append(f"{section}.distillation.teacher={folder / 'model'}")
+    return load_recipe(name, (*own, *SMALL, *overrides))
+
+
+def quick_recipe(name: str, folder: Path, tokenizer: BertTokenizerFast, *overrides: str, family: str = "bert") -> RunConfig:
+    """The same with few steps, in which scores can get somewhere."""
+    quick = (*QUICK, *(QUICK_RECOVERY if name in FILLED else ()))
+    return local_recipe(name, folder, tokenizer, *quick, *overrides, family=family)
+
+
+def fine_pruned(current: Run) -> list[Pruned]:
+    """The masked models of the run, from its dense one on."""
+    return list(pruned_models(current, train_dense(current)))
+
+
+def section(config: RunConfig) -> FinePruneConfig:
+    """The recipe's fine-pruning."""
+    assert config.fine_prune is not None
+    return config.fine_prune
 
 
 @pytest.fixture(params=NAMES)
@@ -55,13 +117,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def local(name: str, tmp_path: Path, tiny_tokenizer: BertTokenizerFast) -> RunConfig:
-    """The recipe with its model and data overridden, as a user would, by a tiny model and a small file."""
-    shipped = load_recipe(name)
-    model = tiny_model("bert", shipped.task, layers=2, labels=len(shipped.labels) or 2)
-    checkpoint.save(model, tiny_tokenizer, tmp_path / "model")
-    data = local_file(name, shipped, tmp_path)
-    paths = [f"data.train.{i}.path={data}" for i in range(len(shipped.data.train))]
-    return load_recipe(name, (f"model={tmp_path / 'model'}", *paths, *SMALL))
+    """The recipe on a tiny model and a small file."""
+    return local_recipe(name, tmp_path, tiny_tokenizer)
 
 
 def examples_of(config: RunConfig) -> list[Example]:
@@ -72,8 +129,8 @@ def examples_of(config: RunConfig) -> list[Example]:
 def test_a_recipe_is_whole(name: str):
     """It loads, has targets that can be told apart, and measures at the lengths that it prunes for."""
     config = load_recipe(name)
-    assert config.prune is not None
-    targets = config.prune.targets
+    targets = config.targets
+    assert targets
     assert len({target.label for target in targets}) == len(targets)
     assert {t.sequence_length for t in targets if isinstance(t, SpeedupTarget)} <= set(config.evaluate.sequence_lengths)
     assert max(config.evaluate.sequence_lengths) <= config.max_length
@@ -95,33 +152,107 @@ def test_a_recipe_trains_on_a_local_file(local: RunConfig, tmp_path: Path):
     assert 0 < result.loss < 20
 
 
-@pytest.mark.parametrize("name", sorted(PAPER))
-def test_the_papers_tasks_use_its_base_model_and_the_hubs_data(name: str):
-    """The block-pruning paper's tasks start from BERT-base and read the dataset of that name, development set last."""
+@pytest.mark.parametrize("name", FINE_PRUNING)
+def test_a_recipe_prunes_on_a_local_file(name: str, tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
+    """With the recipe's own method, granularity and targets, from the pretrained model to a compact one of the size asked for."""
+    current = Run(quick_recipe(name, tmp_path, tiny_tokenizer), Stages(tmp_path / "run"))
+    whole = parameters(current.load(train_dense(current).name)).encoder
+    for pruned in fine_pruned(current):
+        assert pruned.target is not None
+        assert pruned.masked.details["left"] == pytest.approx(goal_of(pruned.target), abs=COARSEST)
+        small = compact_stage(current, pruned.label, pruned.masked)
+        assert parameters(current.load(small.name)).encoder <= whole
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_what_is_left_is_filled(family: str, tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
+    """In any family: fine-pruned in blocks, compact, and no weight of it is zero when it has been trained again."""
+    config = quick_recipe("squad-hybrid-filled", tmp_path, tiny_tokenizer, "fine_prune.targets=[{density: 0.6}]", family=family)
+    current = Run(config, Stages(tmp_path / "run"))
+    dense = train_dense(current)
+    (pruned,) = pruned_models(current, dense)
+    small = compact_stage(current, pruned.label, pruned.masked)
+    zeros = [zero_weights(current, stage.name) for stage in (small, recover(current, pruned.label, small, dense))]
+    assert zeros[0] > 0
+    assert zeros[1] == 0
+
+
+def zero_weights(current: Run, stage: str) -> int:
+    """How many weights of the layers are zero in what a stage left."""
+    model = current.load(stage)
+    return sum(int((linear.weight == 0).sum()) for layer in family_of(model).layers(model) for linear in linears(layer))
+
+
+@pytest.mark.parametrize("method", OTHER_METHODS)
+def test_the_other_methods_are_overrides(method: str, tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
+    """What the papers compare soft movement pruning with reaches the same density, by the overrides that the README has."""
+    config = quick_recipe("mnli-movement", tmp_path, tiny_tokenizer, "fine_prune.targets=[{density: 0.1}]", *OTHER_METHODS[method])
+    (pruned,) = fine_pruned(Run(config, Stages(tmp_path / "run")))
+    assert pruned.masked.details["left"] == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_penalty_can_be_fixed(tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
+    """Without targets, as in the papers: the penalty stays what it is, and decides what is left."""
+    overrides = ("fine_prune.targets=[]", "fine_prune.method.penalty=300", "fine_prune.cooldown=0.1")
+    current = Run(quick_recipe("sst2-hybrid-filled", tmp_path, tiny_tokenizer, *overrides), Stages(tmp_path / "run"))
+    (pruned,) = fine_pruned(current)
+    assert pruned.target is None
+    assert pruned.label == "soft_movement-penalty-300"
+    assert {reading["penalty"] for reading in pruned.masked.details["trace"]} == {300.0}
+    assert pruned.masked.details["left"] < 1
+
+
+@pytest.mark.parametrize("name", [name for name in FINE_PRUNING if name.endswith("-movement")])
+def test_movement_pruning_weighs_every_matrix_alike(name: str):
+    """Its paper's penalty is a mean over all matrices, ours one over kinds of block: the recipes' weights make them the same."""
+    settings = section(load_recipe(name))
+    masks = attach(tiny_model("bert", layers=2), settings.granularity, method_of(settings.method))
+    for number, scores in enumerate(masks.scores):
+        scores.data = torch.full_like(scores, number / 4 - 1)
+    expected = torch.stack([masks.method.penalty(each.mask) for each in masks.masked]).mean()
+    found = masks.penalty({"attention": settings.attention_penalty, "feed_forward": settings.feed_forward_penalty})
+    assert float(found) == pytest.approx(float(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", FINE_PRUNING)
+def test_fine_pruning_starts_from_pretrained_weights_with_a_teacher(name: str):
+    """As both papers do; what is filled learns from the same teacher."""
     config = load_recipe(name)
-    assert config.model == "google-bert/bert-base-uncased"
+    settings = section(config)
+    assert settings.start == "pretrained"
+    assert settings.train.distillation is not None
+    assert config.recover is None or (config.recover.fill and config.recover.distillation == settings.train.distillation)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if paper_task(name) in PAPER])
+def test_the_papers_tasks_use_its_models_and_the_hubs_data(name: str):
+    """The papers' tasks start from BERT, large where the name says so, and read the dataset of that name, development set last."""
+    config, expected = load_recipe(name), PAPER[paper_task(name)]
+    assert config.model == f"google-bert/bert-{'large' if '-large-hybrid' in name else 'base'}-uncased"
     for source in (*config.data.train, *config.data.validation, *config.data.test):
         assert source.hub is not None
-        assert (source.hub.split("/")[1], source.config)[: len(PAPER[name])] == PAPER[name]
+        assert (source.hub.split("/")[1], source.config)[: len(expected)] == expected
     assert all(source.split.startswith("train") for source in (*config.data.train, *config.data.validation))
     assert all(source.split.startswith("validation") for source in config.data.test)
 
 
-def test_mnli_is_reported_matched_and_mismatched():
+@pytest.mark.parametrize("name", [name for name in NAMES if paper_task(name) == "mnli"])
+def test_mnli_is_reported_matched_and_mismatched(name: str):
     """Labels are in GLUE's order, and both development sets are read."""
-    config = load_recipe("mnli")
+    config = load_recipe(name)
     assert config.labels == ("entailment", "neutral", "contradiction")
     assert [source.split for source in config.data.test] == ["validation_matched", "validation_mismatched"]
 
 
-def test_qqp_reports_f1_of_duplicates():
+@pytest.mark.parametrize("name", [name for name in NAMES if paper_task(name) == "qqp"])
+def test_qqp_reports_f1_of_duplicates(name: str):
     """F1 is of the label that says that two questions are the same."""
-    config = load_recipe("qqp")
+    config = load_recipe(name)
     assert config.evaluate.positive_label is not None
     assert config.labels[config.evaluate.positive_label] == "duplicate"
 
 
-@pytest.mark.parametrize("name", ["squad_v2"])
+@pytest.mark.parametrize("name", [name for name in NAMES if paper_task(name) == "squad_v2"])
 def test_squad_v2_knows_questions_without_answers(local: RunConfig):
     """Questions without an answer come through as such."""
     assert [bool(example.answers) for example in examples_of(local) if isinstance(example, QuestionExample)] == [True, True, True, False]

@@ -33,17 +33,17 @@ def test_of_steps_the_nearest_is_taken():
 
 def test_a_penalty_grows_while_too_much_is_left_and_shrinks_otherwise():
     """Faster when it gets worse, and never by much at once."""
-    assert steered(1.0, 0.1, None) > 1.0 > steered(1.0, -0.1, None)
-    assert steered(1.0, 0.1, 0.05) > steered(1.0, 0.1, 0.1) > steered(1.0, 0.1, 0.15)
+    assert steered(1.0, 0.1, 0.0) > 1.0 > steered(1.0, -0.1, 0.0)
+    assert steered(1.0, 0.01, 0.01) > steered(1.0, 0.01, 0.0) > steered(1.0, 0.01, -0.01)
     assert steered(1.0, 1.0, 0.0) == FASTEST
     assert steered(1.0, -1.0, 0.0) == 1 / FASTEST
 
 
 def test_a_penalty_brings_a_slow_process_to_its_target():
     """Scores sink by the penalty and rise by the task: what is left follows with a lag, and ends where it should."""
-    left, penalty, before = 1.0, 0.1, None
+    left, penalty, before = 1.0, 0.1, 0.0
     for step in range(400):
         wanted = wanted_at(min(1.0, step / 200), 0.25)
-        penalty, before = steered(penalty, left - wanted, before), left - wanted
+        penalty, before = steered(penalty, left - wanted, left - wanted - before), left - wanted
         left += 0.1 * (1 / (1 + penalty) - left)
     assert left == pytest.approx(0.25, rel=0.05)

@@ -12,13 +12,13 @@ from transformers import BertTokenizerFast, PreTrainedModel
 
 from pruning.compaction import compact
 from pruning.config import TrainConfig
-from pruning.errors import DataError
+from pruning.errors import ConfigError, DataError
 from pruning.structure import bake
 from pruning.tasks import task_named
 from pruning.tasks.base import Task
-from pruning.training import LengthGroupedSampler, TrainingResult, last_whole_checkpoint, steps_of, train
+from pruning.training import LengthGroupedSampler, TaskTrainer, TrainingResult, last_whole_checkpoint, steps_of, train
 from tests.pruning.helpers import random_structure, tiny_model
-from tests.pruning.training_helpers import ROWS, differing, features_of, state
+from tests.pruning.training_helpers import ROWS, differing, features_of, state, without_dropout
 
 CONFIG = TrainConfig(epochs=2, batch_size=4, learning_rate=1e-3, precision="fp32", save_steps=2, dropout=0.1)
 
@@ -27,16 +27,6 @@ def trainable(task: Task, *, seed: int = 0) -> PreTrainedModel:
     """A tiny model; it has dropout, as its config says by default, so that a resume has to find the random state again."""
     model = tiny_model("bert", task.name, layers=2, seed=seed)
     assert model.config.hidden_dropout_prob > 0
-    return model
-
-
-def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model; in training it computes what it computes in evaluation."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "dropout_prob"):
-            module.dropout_prob = 0.0
     return model
 
 
@@ -245,3 +235,81 @@ def test_steps_are_foreseen(
     result = train(tiny_model("bert", kind.name, layers=1), tiny_tokenizer, kind, features, config, folder=tmp_path, seed=1)
     assert result.steps == steps_of(config, rows)
     shutil.rmtree(tmp_path)
+
+
+def distilled(config: TrainConfig, **distillation: float) -> TrainConfig:
+    """The same training from a teacher."""
+    return TrainConfig.model_validate({**config.model_dump(), "distillation": distillation})
+
+
+def larger(task: Task) -> PreTrainedModel:
+    """A teacher with other layers, heads and width."""
+    return tiny_model("bert", task.name, layers=3, hidden=48, heads=3, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("task", "distillation"),
+    [("question-answering", {"weight": 0.5}), ("text-classification", {"weight": 0.5, "hidden": 1.0, "attention": 1.0})],
+    ids=["logits that are kept", "projected states, and attention"],
+)
+def test_a_distilled_training_resumes(
+    task: str, distillation: dict[str, float], tiny_tokenizer: BertTokenizerFast, tmp_path: Path, interrupted_after
+):
+    """With all that a teacher brings, interrupted and run again it ends with the very bits of one that was not."""
+    kind, config = task_named(task), distilled(CONFIG, **distillation)
+    whole, parts, again = trainable(kind), trainable(kind), trainable(kind, seed=9)
+    run(whole, tiny_tokenizer, kind, tmp_path / "whole", config, teacher=larger(kind))
+    interrupted_after(3)
+    with pytest.raises(KeyboardInterrupt):
+        run(parts, tiny_tokenizer, kind, tmp_path / "parts", config, teacher=larger(kind))
+    interrupted_after(100)
+    run(again, tiny_tokenizer, kind, tmp_path / "parts", config, teacher=larger(kind))
+    assert differing(state(again), state(whole)) == []
+    assert list(state(whole)) == list(state(parts)) == list(state(trainable(kind)))
+
+
+def test_kept_logits_train_as_a_live_teacher_does(
+    task: str, tiny_tokenizer: BertTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The weights are those of a training whose teacher is asked in every step."""
+    kind, config = task_named(task), distilled(CONFIG, weight=0.8)
+    kept, live = (tiny_model("bert", task, layers=2, dtype=torch.float64) for _ in range(2))
+    teacher = tiny_model("bert", task, seed=2, dtype=torch.float64)
+    run(kept, tiny_tokenizer, kind, tmp_path / "kept", config, teacher=teacher)
+    monkeypatch.setattr(TaskTrainer, "_ask_teacher", lambda _: None)
+    run(live, tiny_tokenizer, kind, tmp_path / "live", config, teacher=teacher)
+    torch.testing.assert_close(state(kept), state(live), atol=1e-6, rtol=0)
+    assert differing(state(kept), state(tiny_model("bert", task, layers=2, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize(("epochs", "distillation", "calls"), [(1, {}, 3), (2, {}, 3), (2, {"hidden": 1.0}, 6)])
+def test_a_teacher_is_asked_once(
+    epochs: int, distillation: dict[str, float], calls: int, tiny_tokenizer: BertTokenizerFast, tmp_path: Path
+):
+    """For its logits once for each row, and not again when all is done; for its layers in each step, since they are too large to keep."""
+    kind, teacher, asked = task_named("text-classification"), tiny_model("bert", "text-classification"), []
+    teacher.register_forward_hook(lambda *_: asked.append(1))
+    config = distilled(CONFIG.model_copy(update={"epochs": epochs}), **distillation)
+    for _ in range(2):
+        run(trainable(kind), tiny_tokenizer, kind, tmp_path, config, teacher=teacher)
+        assert len(asked) == calls
+
+
+def test_states_of_a_wider_teacher_are_followed(tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
+    """Learning nothing but a teacher's states, a student and its projection come closer to them."""
+    kind = task_named("text-classification")
+    config = distilled(CONFIG.model_copy(update={"learning_rate": 1e-2, "save_steps": 1000}), weight=0.0, hidden=1.0)
+
+    def loss_after(epochs: int) -> float:
+        longer = config.model_copy(update={"epochs": epochs})
+        return run(trainable(kind), tiny_tokenizer, kind, tmp_path / str(epochs), longer, teacher=larger(kind)).loss or 0.0
+
+    assert loss_after(8) < loss_after(1) / 2
+
+
+def test_an_unsuitable_teacher_is_refused_before_the_training(tiny_tokenizer: BertTokenizerFast, tmp_path: Path, interrupted_after):
+    """One line, and no step."""
+    kind = task_named("text-classification")
+    interrupted_after(0)
+    with pytest.raises(ConfigError, match="3 classes"):
+        run(trainable(kind), tiny_tokenizer, kind, tmp_path, distilled(CONFIG), teacher=tiny_model("bert", kind.name, labels=3))

@@ -21,6 +21,16 @@ def features_of(task: Task, tokenizer: BertTokenizerFast) -> list[Feature]:
     return task.features(questions, tokenizer, max_length=40, stride=0)
 
 
+def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model; in training it computes what it computes in evaluation."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "dropout_prob"):
+            module.dropout_prob = 0.0
+    return model
+
+
 def state(model: PreTrainedModel) -> dict[str, Tensor]:
     """A copy of the weights."""
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}

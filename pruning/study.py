@@ -1,0 +1,241 @@
+"""A study: many runs that differ in a few settings of one recipe, each evaluated on validation data, kept in one small ledger.
+
+The ledger holds what every example scored, so that any two runs can be compared example by example, and tables and pictures can be drawn
+again without running anything. A run that is in the ledger with the same settings is not done again.
+"""
+
+import base64
+import copy
+import json
+import logging
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pruning.config import RunConfig, apply_override, chosen, parse_config
+from pruning.errors import ConfigError, DataError
+from pruning.metrics import Interval, Scores, difference_interval, interval
+from pruning.pipeline import compact_stage, export_stage, pruned_models, recover, train_dense
+from pruning.results import HEADLINES, score
+from pruning.run import Run
+from pruning.stages import Stages
+from pruning.storage import write_text_atomic
+from service.artifact import LayerShape, read_manifest
+from service.runtime.onnx import machine
+
+logger = logging.getLogger(__name__)
+
+DENSE = "dense"
+PRECISION = 10_000
+"""What an example scored is kept in ten-thousandths."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StudyRun(_Part):
+    """One run of a study."""
+
+    name: str = Field(description="Names it in tables, and its folder.")
+    claims: tuple[str, ...] = Field(default=(), description="What it is evidence for.")
+    overrides: tuple[str, ...] = Field(default=(), alias="set", description="Overrides of the recipe, `key.path=value`.")
+    group: str = Field(default="runs", description="Runs that share a dense model share a group.")
+
+
+class Study(_Part):
+    """A recipe, and what each run changes in it."""
+
+    recipe: dict[str, Any] = Field(description="A recipe, as in a file of its own.")
+    runs: tuple[StudyRun, ...] = Field(min_length=1, description="The runs, in the order in which they are done.")
+
+    def config_of(self, run: StudyRun) -> RunConfig:
+        """The recipe of one run."""
+        content = copy.deepcopy(self.recipe)
+        for override in run.overrides:
+            apply_override(content, override)
+        return parse_config(content, origin=f"run {run.name!r}")
+
+
+class Entry(_Part):
+    """What one run came to."""
+
+    name: str
+    claims: tuple[str, ...] = ()
+    settings: str = Field(description="What the recipe sets, as JSON; a run is done again when it changes.")
+    dataset: str
+    metric: str
+    scores: str = Field(description="What each example scored: 16-bit ten-thousandths, deflated, in base 64.")
+    density: float = Field(description="Share of the encoder's linear weights that are not zero.")
+    left: float = Field(description="Share of what the target counts that is left.")
+    speedup: float | None = Field(description="Structural speed-up that the latency table predicts; none without a target of that kind.")
+    layers: tuple[LayerShape, ...]
+    steps: int
+    seconds: float
+    peak_memory_bytes: int
+    cpu: str
+
+    @property
+    def per_example(self) -> Scores:
+        """What each example scored, between 0 and 1."""
+        packed = np.frombuffer(zlib.decompress(base64.b64decode(self.scores)), dtype="<u2")
+        return Scores(packed / PRECISION, np.ones(len(packed)))
+
+    @property
+    def value(self) -> Interval:
+        """The metric in percent, with its interval."""
+        return interval(self.per_example)
+
+    def minus(self, other: "Entry") -> Interval:
+        """The paired difference in points, with its interval; `DataError` when the two were scored on other examples."""
+        if (self.dataset, self.metric) != (other.dataset, other.metric):
+            raise DataError(f"{self.name} was scored by {self.metric} on {self.dataset}, {other.name} by {other.metric} on {other.dataset}")
+        return difference_interval(self.per_example, other.per_example)
+
+
+class Ledger(_Part):
+    """All runs of a study that are done."""
+
+    entries: tuple[Entry, ...] = ()
+
+    @classmethod
+    def load(cls, path: Path) -> "Ledger":
+        """Read a ledger; an empty one where there is no file yet."""
+        if not path.exists():
+            return cls()
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise DataError(f"{path}: not a ledger of a study ({str(error).splitlines()[0]})") from None
+
+    def save(self, path: Path) -> None:
+        """Write it, one line a run, in one step."""
+        lines = ",\n".join(f"  {entry.model_dump_json()}" for entry in self.entries)
+        write_text_atomic(path, f'{{"entries": [\n{lines}\n]}}\n')
+
+    def find(self, name: str) -> Entry | None:
+        """The run of that name."""
+        return next((entry for entry in self.entries if entry.name == name), None)
+
+    def having(self, entry: Entry) -> "Ledger":
+        """With this run, in the place of an earlier one of its name."""
+        return Ledger(entries=(*(each for each in self.entries if each.name != entry.name), entry))
+
+
+def load_study(path: Path) -> Study:
+    """Read a study; every problem is one line."""
+    try:
+        study = Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not a readable study ({str(error).splitlines()[0]})") from None
+    names = [run.name for run in study.runs]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{path}: two runs have the same name; give each its own")
+    for run in study.runs:
+        study.config_of(run)
+    return study
+
+
+def run_study(study: Study, folder: Path, ledger_path: Path, *, only: Sequence[str] = ()) -> Ledger:
+    """Do the runs that the ledger does not have; each is written into it when it is done.
+
+    Args:
+        study: what to run.
+        folder: of the runs' stages; what was interrupted resumes.
+        ledger_path: read first, and written after each run.
+        only: names or claims to which to keep; all runs by default.
+    """
+    ledger = Ledger.load(ledger_path)
+    for run in study.runs:
+        if only and run.name not in only and not set(run.claims) & set(only):
+            continue
+        config = study.config_of(run)
+        settings = json.dumps(chosen(config))
+        found = ledger.find(run.name)
+        if found is not None and found.settings == settings:
+            continue
+        logger.info("run=%s", run.name)
+        entry = _entry(run, Run(config, Stages(folder / run.group)), settings)
+        ledger = ledger.having(entry)
+        ledger.save(ledger_path)
+        logger.info("run=%s %s %.2f", run.name, entry.metric, entry.value.value)
+    return ledger
+
+
+def as_table(ledger: Ledger, *, against: str = DENSE) -> str:
+    """The runs as a markdown table, each with its paired difference from the one that is called `against`, if there is that."""
+    reference = ledger.find(against)
+    lines = [
+        f"| run | density | heads, neurons left | predicted speed-up | {_metrics(ledger)} | against {against} | time | memory |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in ledger.entries:
+        difference = "" if reference is None or entry is reference else _spread(entry.minus(reference), "+.2f")
+        cells = (
+            entry.name,
+            f"{entry.density:.3f}",
+            f"{sum(layer.heads for layer in entry.layers)}, {sum(layer.intermediate for layer in entry.layers)}",
+            f"{entry.speedup:.2f}x" if entry.speedup else "",
+            _spread(entry.value, ".2f"),
+            difference,
+            f"{entry.seconds / 60:.0f} min",
+            f"{entry.peak_memory_bytes / 1e9:.1f} GB",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _metrics(ledger: Ledger) -> str:
+    return ", ".join(sorted({f"{entry.metric} on {entry.dataset}" for entry in ledger.entries}))
+
+
+def _spread(found: Interval, form: str) -> str:
+    return f"{found.value:{form}} ({found.low:{form}} to {found.high:{form}})"
+
+
+def _entry(run: StudyRun, current: Run, settings: str) -> Entry:
+    """Do one run."""
+    label = "".join(letter if letter.isalnum() else "-" for letter in run.name)
+    dense = train_dense(current)
+    exported = reference = export_stage(current, DENSE, dense, parent=None)
+    trainings = list(dense.details["training"])
+    details: dict[str, Any] = {"density": 1.0, "left": 1.0, "predicted": None}
+    pruned = next(pruned_models(current, dense, label=label), None)
+    if pruned is not None:
+        details, trainings = pruned.masked.details, [pruned.masked.details["training"]]
+        small = compact_stage(current, label, pruned.masked)
+        if current.config.recover is not None:
+            small = recover(current, label, small, dense)
+            trainings.append(small.details["training"])
+        exported = export_stage(current, label, small, parent=reference)
+    evaluation = next(iter(score(current, exported).values()))
+    metric = HEADLINES[current.config.task]
+    return Entry(
+        name=run.name,
+        claims=run.claims,
+        settings=settings,
+        dataset=f"{evaluation.dataset} {evaluation.split}",
+        metric=metric,
+        scores=_packed(evaluation.scores[metric]),
+        density=details["density"],
+        left=details["left"],
+        speedup=details["predicted"],
+        layers=read_manifest(current.stages.path(exported.name)).layers,
+        steps=sum(training["steps"] for training in trainings),
+        seconds=sum(training["seconds"] for training in trainings),
+        peak_memory_bytes=max((training["peak_memory_bytes"] for training in trainings), default=0),
+        cpu=machine().cpu,
+    )
+
+
+def _packed(scores: Scores) -> str:
+    values = np.round(PRECISION * scores.numerator / np.maximum(scores.denominator, 1)).astype("<u2")
+    return base64.b64encode(zlib.compress(values.tobytes(), 9)).decode()

@@ -1,0 +1,139 @@
+"""A study: its runs are done once, what each example scored is kept, and any two can be compared."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from pruning import checkpoint, study
+from pruning.cli import main
+from pruning.config import RECIPES
+from pruning.errors import ConfigError, DataError
+from pruning.metrics import Scores, difference_interval
+from pruning.study import Entry, Ledger, as_table, load_study, run_study
+from tests.pruning import helpers
+
+TEXTS = [("the good a b c", 1), ("bad the d e", 0), ("good good f", 1), ("the bad bad", 0)] * 3
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A study of a dense model and two pruned ones."""
+    lines = [json.dumps({"text": text, "label": label}) for text, label in TEXTS]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    model = helpers.tiny_model("bert", "text-classification", intermediate=48, layers=2)
+    checkpoint.save(model, helpers.tiny_tokenizer(), tmp_path / "model")
+    source = [{"path": str(tmp_path / "texts.jsonl"), "name": "tiny"}]
+    training = {"epochs": 4, "batch_size": 4, "learning_rate": 1e-3, "precision": "fp32"}
+    recipe = {
+        "name": "tiny",
+        "task": "text-classification",
+        "model": str(tmp_path / "model"),
+        "labels": ["NO", "YES"],
+        "max_length": 24,
+        "data": {"train": source, "validation": source},
+        "train": [training],
+        "fine_prune": {
+            "method": {"name": "movement"},
+            "granularity": {"attention": "element", "feed_forward": "element"},
+            "density": 0.5,
+            "start": "pretrained",
+            "train": training,
+        },
+    }
+    runs = [
+        {"name": "dense", "set": ["fine_prune=null"]},
+        {"name": "a half", "claims": ["a"]},
+        {"name": "a tenth", "claims": ["b"], "set": ["fine_prune.density=0.1"]},
+    ]
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({"recipe": recipe, "runs": runs}))
+    return path
+
+
+def entry(name: str, scores: list[float], **fields: object) -> Entry:
+    """An entry of a ledger."""
+    packed = study._packed(Scores(np.array(scores), np.ones(len(scores))))
+    known = {"settings": "{}", "dataset": "d", "metric": "f1", "density": 1.0, "left": 1.0, "speedup": None, "layers": ()}
+    return Entry(**{**known, "name": name, "scores": packed, "steps": 1, "seconds": 60.0, "peak_memory_bytes": 10**9, "cpu": "c", **fields})
+
+
+def test_runs_are_done_once(file, tmp_path, monkeypatch):
+    """Each is in the ledger with its density; a second time nothing is run, and after a change only what changed."""
+    ledger = run_study(load_study(file), tmp_path / "runs", tmp_path / "ledger.json")
+    assert [each.density for each in ledger.entries] == [1.0, 0.5, pytest.approx(0.1, abs=0.01)]
+    assert all(each.per_example.examples == len(TEXTS) for each in ledger.entries)
+    done = []
+    monkeypatch.setattr(study, "_entry", lambda run, *_: done.append(run.name) or ledger.find(run.name))
+    run_study(load_study(file), tmp_path / "runs", tmp_path / "ledger.json")
+    assert done == []
+    content = yaml.safe_load(file.read_text())
+    content["runs"][2]["set"] = ["fine_prune.density=0.2"]
+    file.write_text(yaml.safe_dump(content))
+    run_study(load_study(file), tmp_path / "runs", tmp_path / "ledger.json")
+    assert done == ["a tenth"]
+
+
+def test_only_what_is_asked_for_is_run(file, tmp_path, invoke):
+    """By name or by claim; the table has what the ledger has."""
+    arguments = ["study", str(file), "--output", str(tmp_path / "runs"), "--ledger", str(tmp_path / "ledger.json")]
+    found = invoke(main, [*arguments, "--only", "dense", "--only", "b"])
+    assert found.exit_code == 0, found.stderr
+    assert [line.split(" | ")[0] for line in found.stdout.splitlines()[2:]] == ["| dense", "| a tenth"]
+
+
+def test_a_ledger_keeps_what_examples_scored(tmp_path):
+    """To a ten-thousandth; differences are those of the scores themselves."""
+    random = np.random.default_rng(0)
+    first, second = random.random(500), random.random(500)
+    ledger = Ledger().having(entry("dense", list(first))).having(entry("pruned", list(second)))
+    ledger.save(tmp_path / "ledger.json")
+    read = Ledger.load(tmp_path / "ledger.json")
+    assert read == ledger
+    assert read.entries[0].per_example.numerator == pytest.approx(first, abs=1e-4)
+    expected = difference_interval(*(Scores(each, np.ones(500)) for each in (second, first)))
+    found = read.entries[1].minus(read.entries[0])
+    assert [found.value, found.low, found.high] == pytest.approx([expected.value, expected.low, expected.high], abs=0.01)
+    assert "| pruned | 1.000 | 0, 0 |  | " in as_table(read)
+
+
+def test_runs_scored_on_other_examples_are_not_compared():
+    """One line names both."""
+    with pytest.raises(DataError, match="was scored by f1 on d, b by f1 on other"):
+        entry("a", [1.0]).minus(entry("b", [1.0], dataset="other"))
+
+
+def test_a_run_takes_the_place_of_an_earlier_one():
+    """A name is in the ledger once."""
+    assert [each.density for each in Ledger().having(entry("a", [1.0])).having(entry("a", [1.0], density=0.5)).entries] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("runs: [", "not a readable study"),
+        ("{recipe: {}, runs: []}", "runs"),
+        ("{recipe: {}, runs: [{name: a}, {name: a}]}", "same name"),
+        ("{recipe: {}, runs: [{name: a}]}", "run 'a'"),
+    ],
+)
+def test_what_is_no_study_is_said_in_one_line(text, said, tmp_path):
+    """The file, and what is wrong with it."""
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_study(tmp_path / "study.yaml")
+
+
+def test_what_is_no_ledger_is_not_overwritten(tmp_path):
+    """One line, and the file stays."""
+    (tmp_path / "ledger.json").write_text("[]")
+    with pytest.raises(DataError, match="not a ledger"):
+        Ledger.load(tmp_path / "ledger.json")
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_studies_that_ship_load(path):
+    """Every run's recipe is valid, and there is a dense one to compare with."""
+    assert load_study(path).runs[0].name == "dense"
