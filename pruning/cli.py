@@ -330,17 +330,22 @@ def bench_shapes(file: str, scores: tuple[float, ...], lengths: tuple[int, ...],
 @click.argument("study", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--ledger", type=click.Path(path_type=Path), required=True, help="JSON file that the results are kept in.")
 @click.option("--only", multiple=True, help="Names of runs, or claims; all runs by default.")
+@click.option("--measure", "measured", is_flag=True, help="Afterwards, time the shapes that are left: on a machine that does nothing else.")
 @OUTPUT
-def study(study: Path, ledger: Path, only: tuple[str, ...], output: Path) -> None:
+def study(study: Path, ledger: Path, only: tuple[str, ...], measured: bool, output: Path) -> None:
     """Do the runs of a study, and keep what each example scored in a ledger; runs that it has are not done again.
 
     \b
     Example:
       secateur-prune study pruning/recipes/studies/sst2.yaml --output runs/sst2-study --ledger ledger.json
     """
-    from pruning.study import as_table, load_study, run_study
+    from pruning.study import as_table, load_study, measure, run_study
 
-    click.echo(as_table(run_study(load_study(study), output, ledger, only=only)), nl=False)
+    found = run_study(load_study(study), output, ledger, only=only)
+    if measured:
+        found = measure(found, load_study(study))
+        found.save(ledger)
+    click.echo(as_table(found), nl=False)
 
 
 @main.command()

@@ -1,55 +1,18 @@
 """Pictures of a run, as SVG text: what is left in each layer, accuracy against speed-up, predicted beside measured, sizes.
 
-Pure functions: the same numbers give the same text. Colours are CSS variables with a fallback, so that a page can set them for light and
-dark and the pictures still stand alone; text stays text. They are drawn for the width of a phone.
+Pure functions: the same numbers give the same text. For colours and width see `pruning.plot_style`.
 """
 
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pruning.metrics import Interval
+from pruning.plot_style import FAINT, FIRST, INK, LABEL, SECOND, STYLE, new_figure, svg_of
 from service.artifact import LayerShape
-
-# matplotlib takes only plain colours: each stands for the CSS value that replaces it in the text
-INK, FAINT, FIRST, SECOND, PAGE = "#010101", "#020202", "#030303", "#040404", "#050505"
-_CSS = {
-    INK: "currentColor",
-    FAINT: "var(--plot-faint, #8d97a5)",
-    FIRST: "var(--plot-first, #2166ac)",
-    SECOND: "var(--plot-second, #b35806)",
-    PAGE: "var(--plot-page, white)",
-}
-_LABEL = {"facecolor": PAGE, "edgecolor": "none", "alpha": 0.75, "pad": 0.8}  # keeps a label readable over lines
-_WIDTH = 3.9  # inches: so narrow that text is still 11 px high on a phone
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "secateur",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "axes.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.4,
-    "legend.frameon": False,
-}
 
 
 @dataclass(frozen=True)
@@ -74,41 +37,41 @@ class Prediction:
 def layers_left(dense: Sequence[LayerShape], left: Sequence[LayerShape], *, name: str, title: str) -> str:
     """Heads and neurons left in each layer, as bars over the faint bars of the dense model."""
     described = "; ".join(f"layer {i}: {layer.heads} heads, {layer.intermediate} neurons" for i, layer in enumerate(left, 1))
-    with matplotlib.rc_context(_STYLE):
-        figure = _figure(1.7)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(1.7)
         heads, neurons = figure.subplots(1, 2)
         _paint_layers(heads, [layer.heads for layer in dense], [layer.heads for layer in left], "heads")
         _paint_layers(neurons, [layer.intermediate for layer in dense], [layer.intermediate for layer in left], "neurons")
-        return _svg(figure, name, title, described)
+        return svg_of(figure, name, title, described)
 
 
 def trade_off(points: Sequence[TradeOff], dense: Interval, *, metric: str, kind: str, name: str) -> str:
     """Score against measured speed-up over the targets of a run, with the dense model's score as a line and its interval as a band."""
     ordered = sorted(points, key=lambda point: point.speedup.value)
     described = "; ".join(f"{p.label}: {p.speedup.value:.2f}x, {metric} {p.score.value:.1f} %" for p in ordered)
-    with matplotlib.rc_context(_STYLE):
-        figure = _figure(2.9)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(2.9)
         _paint_trade_off(figure.subplots(), ordered, dense, metric, kind)
-        return _svg(figure, name, f"{metric} against {kind} speed-up", f"dense: {dense.value:.1f} %; {described}")
+        return svg_of(figure, name, f"{metric} against {kind} speed-up", f"dense: {dense.value:.1f} %; {described}")
 
 
 def predicted_and_measured(points: Sequence[Prediction], *, name: str) -> str:
     """Measured against predicted structural speed-up, on the diagonal where the latency table was right; the band is 10 % either way."""
     described = "; ".join(f"{p.label}: predicted {p.predicted:.2f}x, measured {p.measured.value:.2f}x" for p in points)
-    with matplotlib.rc_context(_STYLE):
-        figure = _figure(2.9)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(2.9)
         _paint_predictions(figure.subplots(), points)
-        return _svg(figure, name, "Structural speed-up, predicted and measured", described)
+        return svg_of(figure, name, "Structural speed-up, predicted and measured", described)
 
 
 def sizes(size_bytes: Sequence[tuple[str, int]], *, name: str) -> str:
     """Size on disk of each variant, one bar each, in the order given."""
     megabytes = [(label, size / 1e6) for label, size in size_bytes]
     described = "; ".join(f"{label}: {size:.1f} MB" for label, size in megabytes)
-    with matplotlib.rc_context(_STYLE):
-        figure = _figure(0.6 + 0.27 * len(megabytes))
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(0.6 + 0.27 * len(megabytes))
         _paint_sizes(figure.subplots(), megabytes)
-        return _svg(figure, name, "Size on disk", described)
+        return svg_of(figure, name, "Size on disk", described)
 
 
 def _paint_layers(axes: Axes, dense: Sequence[int], left: Sequence[int], unit: str) -> None:
@@ -139,7 +102,7 @@ def _paint_trade_off(axes: Axes, points: Sequence[TradeOff], dense: Interval, me
     _paint_curve(axes, [point.speedup for point in points], [point.score for point in points], color=FIRST, label=label)
     for point in points:
         axes.annotate(
-            point.label, (point.speedup.value, point.score.high), xytext=(0, 5), textcoords="offset points", ha="center", bbox=_LABEL
+            point.label, (point.speedup.value, point.score.high), xytext=(0, 5), textcoords="offset points", ha="center", bbox=LABEL
         )
     axes.set_xlabel(f"{kind} speed-up, measured")
     axes.set_ylabel(f"{metric} (%)")
@@ -185,7 +148,7 @@ def _paint_predictions(axes: Axes, points: Sequence[Prediction]) -> None:
         capsize=2.5,
     )
     for point in points:
-        axes.annotate(point.label, (point.predicted, point.measured.value), xytext=(8, -9), textcoords="offset points", bbox=_LABEL)
+        axes.annotate(point.label, (point.predicted, point.measured.value), xytext=(8, -9), textcoords="offset points", bbox=LABEL)
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     axes.set_xlabel("predicted by the latency table")
@@ -212,21 +175,3 @@ def _paint_sizes(axes: Axes, megabytes: Sequence[tuple[str, float]]) -> None:
 def _errors(intervals: Sequence[Interval]) -> tuple[list[float], list[float]]:
     """Distances from the values to both ends of their intervals, none of them negative."""
     return [max(i.value - i.low, 0.0) for i in intervals], [max(i.high - i.value, 0.0) for i in intervals]
-
-
-def _figure(height: float) -> Figure:
-    """An empty figure, `height` inches high; made without pyplot, so that nothing is shared."""
-    return Figure(figsize=(_WIDTH, height), layout="constrained")
-
-
-def _svg(figure: Figure, name: str, title: str, described: str) -> str:
-    """The figure as one `<svg>` element with a title and a description, CSS colours, and ids that start with `name`."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{name}-", text)
-    for color, css in _CSS.items():
-        text = text.replace(color, css)
-    label = f"<title>{escape(title)}</title><desc>{escape(described)}</desc>"
-    return text.replace(">", f' role="img">{label}', 1)

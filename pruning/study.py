@@ -6,6 +6,7 @@ again without running anything. A run that is in the ledger with the same settin
 
 import base64
 import copy
+import hashlib
 import json
 import logging
 import zlib
@@ -16,16 +17,21 @@ from typing import Any
 import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from tqdm import tqdm
 
-from pruning.config import RunConfig, apply_override, chosen, parse_config
+from pruning import checkpoint
+from pruning.bench import StructuralBench
+from pruning.config import RunConfig, SpeedupTarget, apply_override, chosen, parse_config
 from pruning.errors import ConfigError, DataError
+from pruning.latency import Condition
 from pruning.metrics import Interval, Scores, difference_interval, interval
 from pruning.pipeline import compact_stage, export_stage, pruned_models, recover, train_dense
 from pruning.results import HEADLINES, score
 from pruning.run import Run
 from pruning.stages import Stages
 from pruning.storage import write_text_atomic
-from service.artifact import LayerShape, read_manifest
+from pruning.tasks import task_named
+from service.artifact import LayerShape, Precision, read_manifest
 from service.runtime.onnx import machine
 
 logger = logging.getLogger(__name__)
@@ -62,6 +68,16 @@ class Study(_Part):
         return parse_config(content, origin=f"run {run.name!r}")
 
 
+class Measured(_Part):
+    """A structural speed-up, measured end to end on models with random weights."""
+
+    value: float
+    low: float
+    high: float
+    precision: Precision
+    tokens: int
+
+
 class Entry(_Part):
     """What one run came to."""
 
@@ -74,6 +90,7 @@ class Entry(_Part):
     density: float = Field(description="Share of the encoder's linear weights that are not zero.")
     left: float = Field(description="Share of what the target counts that is left.")
     speedup: float | None = Field(description="Structural speed-up that the latency table predicts; none without a target of that kind.")
+    measured: Measured | None = Field(default=None, description="Structural speed-up of the shapes, once it was measured.")
     layers: tuple[LayerShape, ...]
     steps: int
     seconds: float
@@ -123,8 +140,10 @@ class Ledger(_Part):
         return next((entry for entry in self.entries if entry.name == name), None)
 
     def having(self, entry: Entry) -> "Ledger":
-        """With this run, in the place of an earlier one of its name."""
-        return Ledger(entries=(*(each for each in self.entries if each.name != entry.name), entry))
+        """With this run, in the place of an earlier one of its name, or at the end."""
+        if self.find(entry.name) is None:
+            return Ledger(entries=(*self.entries, entry))
+        return Ledger(entries=tuple(entry if each.name == entry.name else each for each in self.entries))
 
 
 def load_study(path: Path) -> Study:
@@ -174,7 +193,7 @@ def as_table(ledger: Ledger, *, against: str = DENSE) -> str:
     """The runs as a markdown table, each with its paired difference from the one that is called `against`, if there is that."""
     reference = ledger.find(against)
     lines = [
-        f"| run | density | heads, neurons left | predicted speed-up | {_metrics(ledger)} | against {against} | time | memory |",
+        f"| run | density | heads, neurons left | speed-up | {_metrics(ledger)} | against {against} | time | memory |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for entry in ledger.entries:
@@ -183,7 +202,7 @@ def as_table(ledger: Ledger, *, against: str = DENSE) -> str:
             entry.name,
             f"{entry.density:.3f}",
             f"{sum(layer.heads for layer in entry.layers)}, {sum(layer.intermediate for layer in entry.layers)}",
-            f"{entry.speedup:.2f}x" if entry.speedup else "",
+            _speed(entry),
             _spread(entry.value, ".2f"),
             difference,
             f"{entry.seconds / 60:.0f} min",
@@ -197,6 +216,12 @@ def _metrics(ledger: Ledger) -> str:
     return ", ".join(sorted({f"{entry.metric} on {entry.dataset}" for entry in ledger.entries}))
 
 
+def _speed(entry: Entry) -> str:
+    if entry.measured is not None:
+        return f"{entry.measured.value:.2f}x ({entry.measured.low:.2f} to {entry.measured.high:.2f})"
+    return f"{entry.speedup:.2f}x predicted" if entry.speedup else ""
+
+
 def _spread(found: Interval, form: str) -> str:
     return f"{found.value:{form}} ({found.low:{form}} to {found.high:{form}})"
 
@@ -204,14 +229,15 @@ def _spread(found: Interval, form: str) -> str:
 def _entry(run: StudyRun, current: Run, settings: str) -> Entry:
     """Do one run."""
     label = "".join(letter if letter.isalnum() else "-" for letter in run.name)
+    pruning = hashlib.sha256(json.dumps([chosen(part) for part in _pruning(current.config)]).encode()).hexdigest()[:12]
     dense = train_dense(current)
     exported = reference = export_stage(current, DENSE, dense, parent=None)
     trainings = list(dense.details["training"])
     details: dict[str, Any] = {"density": 1.0, "left": 1.0, "predicted": None}
-    pruned = next(pruned_models(current, dense, label=label), None)
+    pruned = next(pruned_models(current, dense, label=pruning), None)  # runs that differ in what comes afterwards share it
     if pruned is not None:
         details, trainings = pruned.masked.details, [pruned.masked.details["training"]]
-        small = compact_stage(current, label, pruned.masked)
+        small = compact_stage(current, pruned.label, pruned.masked)
         if current.config.recover is not None:
             small = recover(current, label, small, dense)
             trainings.append(small.details["training"])
@@ -234,6 +260,26 @@ def _entry(run: StudyRun, current: Run, settings: str) -> Entry:
         peak_memory_bytes=max((training["peak_memory_bytes"] for training in trainings), default=0),
         cpu=machine().cpu,
     )
+
+
+def _pruning(config: RunConfig) -> list[BaseModel]:
+    return [part for part in (config.prune, config.fine_prune) if part is not None]
+
+
+def measure(ledger: Ledger, study: Study) -> Ledger:
+    """The structural speed-up of every run's shapes, end to end, where the ledger does not have it yet: for a quiet machine."""
+    first = study.config_of(study.runs[0])
+    targets = [target for run in study.runs for target in study.config_of(run).targets if isinstance(target, SpeedupTarget)]
+    target = next(iter(targets), SpeedupTarget(speedup=2.0, sequence_length=first.evaluate.sequence_lengths[0]))
+    condition = Condition(precision=target.precision, sequence_length=target.sequence_length, runtime=target.runtime)
+    model = checkpoint.load(first.model, auto_class=task_named(first.task).auto_class, new_head=True)
+    bench = StructuralBench(model, first.task, condition)
+    for entry in tqdm(ledger.entries, desc="speed", unit="run"):
+        if entry.measured is None:
+            ratio = bench.speedup(entry.layers)
+            found = Measured(value=ratio.value, low=ratio.low, high=ratio.high, precision=target.precision, tokens=target.sequence_length)
+            ledger = ledger.having(entry.model_copy(update={"measured": found}))
+    return ledger
 
 
 def _packed(scores: Scores) -> str:

@@ -7,6 +7,7 @@ whose writing was cut short.
 
 import json
 import math
+import os
 import resource
 import shutil
 import sys
@@ -222,7 +223,9 @@ def training_arguments(
     config: TrainConfig, task: Task, *, folder: Path, seed: int, validate: bool, events: Path | None = None
 ) -> TrainingArguments:
     """The Trainer's arguments for these hyper-parameters."""
-    patient = config.patience is not None
+    patient, on_cpu = config.patience is not None, not torch.cuda.is_available()
+    if on_cpu and process_count() > 1:
+        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")  # and not cpu:0, cpu:1, which no checkpoint can be loaded to
     bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_in_bf16())
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -236,7 +239,7 @@ def training_arguments(
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         optim="adamw_torch_fused",
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=on_cpu,
         bf16=bf16,
         seed=seed,
         data_seed=seed,
@@ -254,7 +257,6 @@ def training_arguments(
         logging_dir=None if events is None else str(events),
         disable_tqdm=False,  # by default the bar is tied to the level of logging
         dataloader_pin_memory=False,
-        ddp_broadcast_buffers=False,  # masks follow from weights, which are the same in all processes
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # more GPUs are for more processes, not for torch's DataParallel
     return arguments

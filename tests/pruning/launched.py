@@ -64,9 +64,7 @@ def fine_pruned(method: str, folder: Path, *, accumulation: int = 1) -> dict[str
         train=configured(accumulation=accumulation),
     )
     rows = features_of(TASK, tokenizer)
-    fine_prune(
-        model, tokenizer, TASK, rows, config, left=left_by_density(model), target=0.5, folder=folder, seed=5, finished=keep
-    )
+    fine_prune(model, tokenizer, TASK, rows, config, left=left_by_density(model), target=0.5, folder=folder, seed=5, finished=keep)
     return {**{name: tensor.contiguous() for name, tensor in model.state_dict().items()}, **gates}
 
 

@@ -137,11 +137,14 @@ def pruned(family: str) -> PreTrainedModel:
 
 
 def weights(model: PreTrainedModel) -> list[list[Tensor]]:
-    """The matrices of what each layer has left."""
-    layers = family_of(model).layers(model)
-    attention = [[each.query, each.key, each.value, each.output] if (each := layer.attention) else [] for layer in layers]
-    feed_forward = [[each.up, each.down] if (each := layer.feed_forward) else [] for layer in layers]
-    return [[linear.weight for linear in linears] for linears in map(list.__add__, attention, feed_forward)]
+    """The matrices of what each layer has left, those of its attention first."""
+    found: list[list[Tensor]] = []
+    for layer in family_of(model).layers(model):
+        attention, feed_forward = layer.attention, layer.feed_forward
+        linears = [attention.query, attention.key, attention.value, attention.output] if attention else []
+        linears += [feed_forward.up, feed_forward.down] if feed_forward else []
+        found.append([linear.weight for linear in linears])
+    return found
 
 
 def learns(matrices: Sequence[Tensor]) -> bool:

@@ -12,7 +12,8 @@ from pruning.cli import main
 from pruning.config import RECIPES
 from pruning.errors import ConfigError, DataError
 from pruning.metrics import Scores, difference_interval
-from pruning.study import Entry, Ledger, as_table, load_study, run_study
+from pruning.study import Entry, Ledger, as_table, load_study, measure, run_study
+from pruning.timing import Ratio
 from tests.pruning import helpers
 
 TEXTS = [("the good a b c", 1), ("bad the d e", 0), ("good good f", 1), ("the bad bad", 0)] * 3
@@ -137,3 +138,27 @@ def test_what_is_no_ledger_is_not_overwritten(tmp_path):
 def test_studies_that_ship_load(path):
     """Every run's recipe is valid, and there is a dense one to compare with."""
     assert load_study(path).runs[0].name == "dense"
+
+
+def test_shapes_are_timed_once(file, monkeypatch):
+    """What was measured already is not measured again; the table shows it in the place of the prediction."""
+    timed = []
+
+    class Bench:
+        """Says that half as many layers are twice as fast."""
+
+        def __init__(self, *_: object) -> None:
+            """Take what the real one takes."""
+
+        def speedup(self, layers: tuple) -> Ratio:
+            """One more call."""
+            timed.append(layers)
+            return Ratio(2.0, 1.9, 2.1)
+
+    monkeypatch.setattr(study, "StructuralBench", Bench)
+    ledger = Ledger().having(entry("dense", [1.0])).having(entry("pruned", [0.5], speedup=1.8))
+    once = measure(ledger, load_study(file))
+    assert measure(once, load_study(file)) == once
+    assert len(timed) == 2
+    assert "1.80x predicted" in as_table(ledger)
+    assert "2.00x (1.90 to 2.10)" in as_table(once)
