@@ -145,17 +145,24 @@ def _matrix(mask: SavedMask) -> MatrixSummary:
 
 
 def _histogram(masks: Sequence[SavedMask]) -> MagnitudeHistogram:
-    """Of masks of one kind. The few largest magnitudes would leave no room for the rest: the last bin takes them in."""
-    highest = max(float(np.quantile(mask.magnitude.astype(np.float32), 0.995)) for mask in masks) or 1.0
+    """Of masks of one kind."""
+    lowest, highest = _range(masks)
     total = sum(mask.keep.size * mask.members for mask in masks)
-    every, left = (np.sum([_binned(mask, highest, kept_only=only) for mask in masks], axis=0) / total for only in (False, True))
-    return MagnitudeHistogram(kind=masks[0].kind, highest=highest, every=_rounded(every), left=_rounded(left))
+    every, left = (np.sum([_binned(mask, lowest, highest, kept_only=only) for mask in masks], axis=0) / total for only in (False, True))
+    return MagnitudeHistogram(kind=masks[0].kind, lowest=lowest, highest=highest, every=_rounded(every), left=_rounded(left))
 
 
-def _binned(mask: SavedMask, highest: float, *, kept_only: bool) -> NDArray[np.float64]:
+def _range(masks: Sequence[SavedMask]) -> tuple[float, float]:
+    """Between which magnitudes nearly all are: the few beyond would leave no room for the rest."""
+    ends = [np.quantile(mask.magnitude.astype(np.float32), [0.001, 0.999]) for mask in masks]
+    lowest, highest = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
+    return (lowest, highest) if lowest < highest else (lowest, lowest + 1.0)
+
+
+def _binned(mask: SavedMask, lowest: float, highest: float, *, kept_only: bool) -> NDArray[np.float64]:
     """Weights in each bin."""
     values = mask.magnitude[mask.keep > 0] if kept_only else mask.magnitude.ravel()
-    counts, _ = np.histogram(np.minimum(values.astype(np.float32), highest), bins=BINS, range=(0.0, highest))
+    counts, _ = np.histogram(np.clip(values.astype(np.float32), lowest, highest), bins=BINS, range=(lowest, highest))
     return counts.astype(np.float64) * mask.members
 
 

@@ -365,6 +365,26 @@ def report(folder: Path) -> None:
 
 
 @main.command()
+@click.argument("runs", type=FOLDER, nargs=-1, required=True)
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder to write the page into; only the table without it.")
+@JSON
+def compare(runs: tuple[Path, ...], output: Path | None, as_json: bool) -> None:
+    """Put finished runs side by side: score, density and speed-up in one table, and as pictures on one page.
+
+    \b
+    Example:
+      secateur-prune compare runs/hybrid runs/struct --output runs/compared
+    """
+    from pruning.comparison_page import write_comparison
+    from pruning.run_comparison import compare_runs, to_text
+
+    found = compare_runs(runs)
+    click.echo(found.model_dump_json(indent=1) if as_json else to_text(found))
+    if output is not None:
+        click.echo(f"Page: {write_comparison(found, output)}", err=True)
+
+
+@main.command()
 @RECIPE
 @SET
 @click.option("--run", "folder", type=FOLDER, required=True, help="Folder of the finished run.")
@@ -412,4 +432,5 @@ def _quiet_libraries() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -28,7 +28,7 @@ from pruning.training import TaskTrainer, TrainingResult, run_trainer, steps_of
 STATE_NAME = "pruning.json"
 READINGS = 200
 NEAR = 0.005
-HIGHEST_THRESHOLD = 0.999
+HIGHEST_THRESHOLD = 1 - 1e-9
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ class Pruner:
         self.masks.close(self.level, step=step)
         if step % self._interval == 0 and step > self.schedule.warmup:
             self.masks.close_idle_values()
-            left = self.left(self.masks)
+            left = self._left()
             wanted = left if self.goal is None else wanted_at(self.schedule.progress(step), self.goal)
             if self.goal is not None:
                 ahead = left - wanted - self.masks.pending()
@@ -246,7 +246,11 @@ class Pruner:
         """What is left at a level, whose gates are open and closed afterwards."""
         self.masks.close(level, step=step)
         self.masks.close_idle_values()
-        return self.left(self.masks)
+        return self._left()
+
+    def _left(self) -> float:
+        with self.masks.at_rest():
+            return self.left(self.masks)
 
     def _note(self, step: int, left: float, wanted: float) -> None:
         self.trace.append(Reading(step, left, wanted, self.level, self.penalty_weight))

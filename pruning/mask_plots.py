@@ -12,9 +12,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.patches import Patch, PathPatch, Rectangle
 from matplotlib.path import Path
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from pruning.mask_summary import PIXELS, Kind, LayerHeads, MagnitudeHistogram, MaskSummary, ScoreSample
@@ -25,6 +25,8 @@ CORNERS = {"Q": (-0.4, 0.02), "K": (0.02, 0.02), "V": (-0.4, -0.4), "O": (0.02, 
 """Where in a head's cell the square of each of its matrices begins."""
 SIDE = 0.38
 GAP = 3
+_SHADE = 0.35
+"""Opacity of what stands behind."""
 _FATES = {"pruned": SECOND, "left": FIRST}
 _KINDS: dict[Kind, str] = {"attention": "attention", "feed_forward": "feed-forward"}
 
@@ -34,8 +36,9 @@ def density_by_layer(summary: MaskSummary, *, name: str) -> str:
     kinds = [kind for kind in _KINDS if any(each.kind == kind for each in summary.matrices)]
     with matplotlib.rc_context(STYLE):
         figure = new_figure(2.3)
-        for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        for axes, kind in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds, strict=True):
             _paint_densities(axes, summary, kind)
+        figure.axes[0].set_ylim(bottom=0)
         return svg_of(figure, name, "Weights left in each layer", "; ".join(_densities(summary)))
 
 
@@ -60,6 +63,8 @@ def magnitudes_left(histograms: Sequence[MagnitudeHistogram], *, name: str) -> s
         figure = new_figure(2.2)
         for axes, histogram in zip(figure.subplots(1, len(histograms), squeeze=False)[0], histograms, strict=True):
             _paint_histogram(axes, histogram)
+        handles = [Patch(facecolor=FAINT, alpha=_SHADE, label="all"), Patch(facecolor=FIRST, label="left")]
+        figure.legend(handles=handles, loc="outside upper right", ncols=2, fontsize=8.5, handlelength=1.0, borderpad=0)
         return svg_of(figure, name, "Magnitudes of the weights left", described)
 
 
@@ -118,9 +123,8 @@ def _paint_densities(axes: Axes, summary: MaskSummary, kind: Kind) -> None:
         line[0].set_gid(f"density-{part}")
     axes.set_title(_KINDS[kind], fontsize=9.5, loc="left")
     axes.set_xlabel("layer")
-    axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+    axes.yaxis.set_major_formatter("{x:g}%")
     axes.tick_params(length=0)
     axes.margins(x=0.08)
     axes.grid(axis="y")
@@ -138,7 +142,7 @@ def _paint_panels(axes: Axes, summary: MaskSummary, layers: Sequence[int], parts
                 continue
             top, left = row * pitch, column * pitch
             shares[top : top + PIXELS, left : left + PIXELS] = _stretched(matrix.pixels.shares())
-            frame = Rectangle((left, top), PIXELS, PIXELS, facecolor=FAINT, alpha=0.25, linewidth=0)
+            frame = Rectangle((left, top), PIXELS, PIXELS, facecolor=FAINT, alpha=_SHADE, linewidth=0)
             frame.set_gid(f"mask-{layer + 1}-{part}")
             axes.add_patch(frame)
     height, width = shares.shape
@@ -173,22 +177,22 @@ def _image_in_css_colour(svg: str, name: str) -> str:
 
 def _paint_histogram(axes: Axes, histogram: MagnitudeHistogram) -> None:
     """All weights as a faint area, those left as a coloured one inside it."""
-    edges = np.linspace(0, histogram.highest, len(histogram.every) + 1)
-    axes.stairs([100 * share for share in histogram.every], edges, fill=True, color=FAINT, alpha=0.35, label="all")
-    left = axes.stairs([100 * share for share in histogram.left], edges, fill=True, color=FIRST, label="left")
+    edges = np.linspace(histogram.lowest, histogram.highest, len(histogram.every) + 1)
+    axes.stairs([100 * share for share in histogram.every], edges, fill=True, color=FAINT, alpha=_SHADE)
+    left = axes.stairs([100 * share for share in histogram.left], edges, fill=True, color=FIRST)
     left.set_gid(f"magnitudes-{histogram.kind}")
     axes.set_title(_KINDS[histogram.kind], fontsize=9.5, loc="left")
     axes.set_xlabel("magnitude")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
-    axes.yaxis.set_major_formatter(PercentFormatter(decimals=None))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=3))
+    axes.yaxis.set_major_formatter("{x:g}%")
     axes.set_ylim(bottom=0)
     axes.tick_params(length=0)
-    axes.legend(loc="upper right", fontsize=8.5, handlelength=1.0)
 
 
 def _mean(histogram: MagnitudeHistogram, shares: Sequence[float]) -> float:
     """Mean magnitude as the histogram has it."""
-    middles = (np.arange(len(shares)) + 0.5) * histogram.highest / len(shares)
+    edges = np.linspace(histogram.lowest, histogram.highest, len(shares) + 1)
+    middles = (edges[:-1] + edges[1:]) / 2
     return float(np.average(middles, weights=shares)) if sum(shares) else 0.0
 
 
@@ -203,16 +207,16 @@ def _paint_scores(axes: Axes, sample: ScoreSample) -> None:
     axes.set_title(_KINDS[sample.kind], fontsize=9.5, loc="left")
     axes.set_xlabel("magnitude")
     axes.set_ylabel("score")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=3))
     axes.tick_params(length=0)
     axes.grid()
 
 
 def _dots(x: NDArray[np.float64], y: NDArray[np.float64], color: str) -> PathPatch:
     """One path of lines of no length with round ends: a quarter of the text that as many markers take."""
-    points = np.repeat(np.stack([x, y], axis=1), 2, axis=0)
-    codes = np.tile(np.array([Path.MOVETO, Path.LINETO]), len(x))
-    return PathPatch(Path(points, codes), fill=False, edgecolor=color, alpha=0.6, linewidth=3, capstyle="round")
+    path = Path(np.repeat(np.stack([x, y], axis=1), 2, axis=0), np.tile([Path.MOVETO, Path.LINETO], len(x)))
+    path.should_simplify = False
+    return PathPatch(path, fill=False, edgecolor=color, alpha=0.6, linewidth=3, capstyle="round")
 
 
 def _paint_heads(axes: Axes, heads: Sequence[LayerHeads]) -> None:
@@ -223,7 +227,7 @@ def _paint_heads(axes: Axes, heads: Sequence[LayerHeads]) -> None:
             for letter, (x, y) in CORNERS.items():
                 state = "gone" if letter not in blocks else "left" if column - 1 in layer.live else "idle"
                 squares[state].append(Path(_square(column + x, row - y - SIDE), closed=True))
-    for (state, paths), color, alpha in zip(squares.items(), (FAINT, SECOND, FIRST), (0.3, 1.0, 1.0), strict=True):
+    for (state, paths), color, alpha in zip(squares.items(), (FAINT, SECOND, FIRST), (_SHADE, 1.0, 1.0), strict=True):
         if paths:
             patch = PathPatch(Path.make_compound_path(*paths), facecolor=color, alpha=alpha, linewidth=0)
             patch.set_gid(f"heads-{state}")
@@ -243,14 +247,14 @@ def _square(x: float, y: float) -> list[tuple[float, float]]:
 
 
 def _paint_trace(axes: Axes, trace: Sequence[Reading]) -> None:
-    """What should be left as a dashed line, over it what is."""
+    """What is left, and over it as a dashed line what should be."""
     steps = [reading.step for reading in trace]
-    axes.plot(steps, [100 * reading.wanted for reading in trace], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="wanted")
     line = axes.plot(steps, [100 * reading.left for reading in trace], color=FIRST, linewidth=1.5, label="left")
     line[0].set_gid("trace-left")
+    axes.plot(steps, [100 * reading.wanted for reading in trace], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="wanted")
     axes.set_ylim(0, 105)
     axes.set_ylabel("left")
-    axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+    axes.yaxis.set_major_formatter("{x:g}%")
     axes.tick_params(length=0)
     axes.grid(axis="y")
     axes.legend(loc="upper right", fontsize=8.5)
@@ -260,6 +264,8 @@ def _paint_penalty(axes: Axes, trace: Sequence[Reading]) -> None:
     line = axes.plot([reading.step for reading in trace], [reading.penalty for reading in trace], color=SECOND, linewidth=1.3)
     line[0].set_gid("trace-penalty")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("penalty")
     axes.tick_params(length=0, which="both")
     axes.grid(axis="y")

@@ -81,16 +81,19 @@ class MatrixSummary(_Part):
 
 
 class MagnitudeHistogram(_Part):
-    """How large the weights are, all of them and those left: shares of one kind's weights, in bins of equal width from 0."""
+    """How large the weights are, all of them and those left: shares of one kind's weights, in bins of equal width."""
 
     kind: Kind = Field(description="Of the blocks.")
-    highest: float = Field(gt=0, description="Upper end of the last bin, which also counts what is larger.")
+    lowest: float = Field(description="Lower end of the first bin, which also counts what is smaller.")
+    highest: float = Field(description="Upper end of the last bin, which also counts what is larger.")
     every: tuple[float, ...] = Field(min_length=1, description="Share of the weights in each bin.")
     left: tuple[float, ...] = Field(min_length=1, description="Share that is in the bin and left.")
 
     @model_validator(mode="after")
     def _is_whole(self) -> "MagnitudeHistogram":
         _check_lengths(every=self.every, left=self.left)
+        if self.lowest >= self.highest:
+            raise ValueError("`lowest` must be less than `highest`")
         return self
 
 

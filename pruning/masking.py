@@ -7,6 +7,7 @@ are frozen, a head that has lost either gives up its values too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,8 +112,21 @@ class Masks:
     @torch.no_grad()
     def close_idle_values(self) -> None:
         """Close the values of heads whose queries or keys are gone."""
-        for heads in self._heads:
-            heads.close_idle_values()
+        with self.at_rest():
+            for heads in self._heads:
+                heads.close_idle_values()
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Inside, weights are masked as they will be in the end, and not as a method draws them while training."""
+        training = [each.mask.training for each in self.masked]
+        for each in self.masked:
+            each.mask.eval()
+        try:
+            yield
+        finally:
+            for each, mode in zip(self.masked, training, strict=True):
+                each.mask.train(mode)
 
     @torch.no_grad()
     def bake(self) -> None:

@@ -6,9 +6,12 @@ Colours are CSS variables with a fallback, so that the pictures still stand alon
 import io
 import re
 import warnings
+from collections.abc import Sequence
 from html import escape
 
 from matplotlib.figure import Figure
+
+from pruning.metrics import Interval
 
 # matplotlib takes only plain colours: each stands for the CSS value that replaces it in the text
 INK, FAINT, FIRST, SECOND, PAGE = "#010101", "#020202", "#030303", "#040404", "#050505"
@@ -70,3 +73,8 @@ def svg_of(figure: Figure, name: str, title: str, described: str) -> str:
         text = text.replace(color, css)
     label = f"<title>{escape(title)}</title><desc>{escape(described)}</desc>"
     return text.replace(">", f' role="img">{label}', 1)
+
+
+def errors(intervals: Sequence[Interval]) -> tuple[list[float], list[float]]:
+    """Distances from the values to both ends of their intervals, none of them negative."""
+    return [max(i.value - i.low, 0.0) for i in intervals], [max(i.high - i.value, 0.0) for i in intervals]

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from pruning.metrics import Interval
-from pruning.plot_style import FAINT, FIRST, INK, LABEL, SECOND, STYLE, new_figure, svg_of
+from pruning.plot_style import FAINT, FIRST, INK, LABEL, SECOND, STYLE, errors, new_figure, svg_of
 from service.artifact import LayerShape
 
 
@@ -118,8 +118,8 @@ def _paint_curve(axes: Axes, speedups: Sequence[Interval], scores: Sequence[Inte
     axes.errorbar(
         [speedup.value for speedup in speedups],
         [score.value for score in scores],
-        xerr=_errors(speedups),
-        yerr=_errors(scores),
+        xerr=errors(speedups),
+        yerr=errors(scores),
         fmt="o-" if color == FIRST else "s--",
         color=color,
         label=label,
@@ -140,7 +140,7 @@ def _paint_predictions(axes: Axes, points: Sequence[Prediction]) -> None:
     axes.errorbar(
         [point.predicted for point in points],
         [speedup.value for speedup in measured],
-        yerr=_errors(measured),
+        yerr=errors(measured),
         fmt="o",
         color=FIRST,
         markersize=5,
@@ -170,8 +170,3 @@ def _paint_sizes(axes: Axes, megabytes: Sequence[tuple[str, float]]) -> None:
     axes.set_xlabel("size on disk (MB)")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
-
-
-def _errors(intervals: Sequence[Interval]) -> tuple[list[float], list[float]]:
-    """Distances from the values to both ends of their intervals, none of them negative."""
-    return [max(i.value - i.low, 0.0) for i in intervals], [max(i.high - i.value, 0.0) for i in intervals]

@@ -12,6 +12,8 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from service.errors import SecateurError
+
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
@@ -42,6 +44,9 @@ def from_main(make: Callable[[], T], *, meanwhile: Callable[[], object] | None =
     Args:
         make: called by the main process alone; what it calls may call this function too, and nobody else has to.
         meanwhile: what the others do, if the main process cannot do it without them; they wait without it.
+
+    Raises:
+        SecateurError: the main process came to that by itself; it is raised in all of them.
     """
     if process_count() == 1 or _by_itself.get():
         return make()
@@ -52,11 +57,17 @@ def from_main(make: Callable[[], T], *, meanwhile: Callable[[], object] | None =
         before = _by_itself.set(meanwhile is None)
         try:
             found = [make()]
+        except SecateurError as error:
+            if meanwhile is not None:
+                raise
+            found = [error]
         finally:
             _by_itself.reset(before)
     elif meanwhile is not None:
         meanwhile()
     distributed.broadcast_object_list(found, src=0, group=group)
+    if isinstance(found[0], SecateurError):
+        raise found[0]
     return cast(T, found[0])
 
 
@@ -67,5 +78,14 @@ def _group() -> "ProcessGroup":
 
     if not distributed.is_initialized():
         distributed.init_process_group()  # gloo for what is on the CPU, nccl for what is on GPUs
-    atexit.register(distributed.destroy_process_group)  # without it the threads of gloo abort the process at its end
-    return distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    atexit.register(_leave)
+    group: ProcessGroup = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    return group
+
+
+def _leave() -> None:
+    """Without this, the threads of gloo abort a process at its end."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

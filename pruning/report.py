@@ -18,7 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pruning.config import DensityTarget, MacsTarget, ParametersTarget, SpeedupTarget, Target
 from pruning.errors import DataError
+from pruning.mask_summary import MaskSummary
 from pruning.metrics import Interval
+from pruning.pictures import Picture, mask_pictures
 from pruning.plots import Prediction, TradeOff, layers_left, predicted_and_measured, sizes, trade_off
 from pruning.storage import write_text_atomic
 from service.artifact import Counts, Latency, LayerShape, Machine, Macs, Metric, Precision, TaskName, Variant
@@ -78,6 +80,7 @@ class TargetReport(ModelReport):
     before_recovery: tuple[Metric, ...] = Field(
         default=(), description="What the artifact in the target's precision scored before recovery training; empty if there was none."
     )
+    masks: MaskSummary | None = Field(default=None, description="What fine-pruning left of each matrix; none without it.")
 
     @property
     def asked(self) -> str:
@@ -178,12 +181,12 @@ class RunReport(_Part):
         return -metric.difference.value if metric and metric.difference else math.inf
 
 
-class Picture(NamedTuple):
-    """One picture of the page: its heading, a sentence below it, and the SVG."""
+class Story(NamedTuple):
+    """The pictures of one target, and whether they are shown at once."""
 
-    title: str
-    caption: str
-    svg: Markup
+    name: str
+    shown: bool
+    pictures: tuple[Picture, ...]
 
 
 class Row(NamedTuple):
@@ -213,7 +216,7 @@ def write_report(report: RunReport, folder: Path) -> Path:
 
 def to_html(report: RunReport) -> str:
     """The page as one HTML file: styles and pictures are inside, and nothing is fetched."""
-    return _render("report.html.j2", report, layers=layer_pictures(report), curves=curve_pictures(report))
+    return _render("report.html.j2", report, layers=layer_pictures(report), curves=curve_pictures(report), masks=mask_stories(report))
 
 
 def to_markdown(report: RunReport) -> str:
@@ -224,10 +227,14 @@ def to_markdown(report: RunReport) -> str:
 def to_text(report: RunReport) -> str:
     """The first table and sentence, for a terminal."""
     header = ("", "artifact", "asked", _score_name(report), "lost", "structural", "predicted", "total", "size")
-    lines = [header, *(_cells(row) for row in rows(report))]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    table = aligned([header, *(_cells(row) for row in rows(report))])
     return "\n".join([*table, "", _capital(summary(report)), *report.notes])
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, cells padded to the widest of their column."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 def _score_name(report: RunReport) -> str:
@@ -337,6 +344,15 @@ def layer_pictures(report: RunReport) -> list[Picture]:
             Markup(layers_left(report.dense.layers, each.layers, name=f"layers-{index}", title=f"What is left at {report.name_of(each)}")),
         )
         for index, each in enumerate(report.targets)
+    ]
+
+
+def mask_stories(report: RunReport) -> list[Story]:
+    """For each fine-pruned target, how its masks came about and what they left."""
+    return [
+        Story(report.name_of(each), each is report.best, tuple(mask_pictures(each.masks, name=f"masks-{index}")))
+        for index, each in enumerate(report.targets)
+        if each.masks
     ]
 
 
@@ -478,7 +494,8 @@ def templates(*, autoescape: bool) -> Environment:
     )
 
 
-def _render(template: str, report: RunReport, **pictures: list[Picture]) -> str:
+def page_environment() -> Environment:
+    """The templates of pages, with filters that write numbers and names as people do."""
     environment = templates(autoescape=True)
     filters: dict[str, Callable[..., str]] = {
         "metric_name": metric_name,
@@ -490,6 +507,12 @@ def _render(template: str, report: RunReport, **pictures: list[Picture]) -> str:
         "code_block": _code_block,
     }
     environment.filters.update(filters)
-    return environment.get_template(template).render(
-        report=report, summary=_capital(summary(report)), explanation=explanation(report), rows=rows(report), **pictures
+    return environment
+
+
+def _render(template: str, report: RunReport, **pictures: Sequence[Picture | Story]) -> str:
+    return (
+        page_environment()
+        .get_template(template)
+        .render(report=report, summary=_capital(summary(report)), explanation=explanation(report), rows=rows(report), **pictures)
     )

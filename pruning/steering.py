@@ -17,7 +17,7 @@ GAIN, DAMPING = 4.0, 20.0
 FASTEST = 1.5
 FARTHEST = 1e3
 """A penalty changes by no more than the first factor at a reading, and by no more than the second in all."""
-HALVINGS = 14
+HALVINGS = 30
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,10 @@ class L0Mask(Mask):
 
 
 class L0:
-    """Keep the gates that are likely to be open; see `PruningMethod`. The level is what a typical value has to exceed."""
+    """Keep the gates that are likely to be open; see `PruningMethod`.
+
+    The level is what the sigmoid of a score has to exceed: gates whose typical value is 1 can still be told apart by it.
+    """
 
     steers: Steers = "penalty"
     last_level = 0.0
@@ -77,7 +80,8 @@ class L0:
         for mask in masks:
             if not isinstance(mask, L0Mask):
                 raise TypeError(f"L0 opens and closes its own masks, not {type(mask).__name__}")
-            mask.keep.copy_(mask.typical() > level)
+            likely = mask.learned > (math.log(level / (1 - level)) if level > 0 else -math.inf)
+            mask.keep.copy_(likely & (mask.typical() > 0))
             mask.noise.copy_(torch.rand(mask.noise.shape, generator=generator).clamp_(MARGIN, 1 - MARGIN))
 
     def penalty(self, mask: Mask) -> Tensor:

@@ -3,6 +3,7 @@
 Weights are float64, so that the sums of two halves and of a whole differ by nothing that Adam could make something of.
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,31 +15,32 @@ from transformers import PreTrainedModel, Trainer
 from pruning.config import DensityTarget, FinePruneConfig, TrainConfig
 from pruning.fine_pruning import fine_prune
 from pruning.masking import Masks
-from pruning.processes import from_main, is_main, process_count, process_index
+from pruning.processes import from_main, process_count, process_index
 from pruning.stages import Stages
 from pruning.targets import left_by_density
 from pruning.tasks import task_named
 from pruning.training import TrainingResult, train
 from tests.pruning.helpers import tiny_model, tiny_tokenizer
 from tests.pruning.method_cases import GRANULARITIES, METHODS
-from tests.pruning.training_helpers import features_of, without_dropout
+from tests.pruning.training_helpers import ROWS, features_of, without_dropout
 
 TASK = task_named("text-classification")
-ROWS_PER_STEP = 4
-EPOCHS, SAVE_STEPS, CUT_AFTER = 6, 4, 10
+STEPS, SAVE_STEPS, CUT_AFTER = 12, 3, 7
+SEED = 5
+GATES = "gates of"
 ACCUMULATED = "l0"
+"""The method that is tried with micro-batches, too: it draws noise and has a penalty, and both are once per step."""
 
 
-def configured(*, dropout: float = 0.0, accumulation: int = 1, patience: int | None = None) -> TrainConfig:
-    """Eighteen steps of four rows, in however many processes."""
+def configured(*, rows_per_step: int = 4, accumulation: int = 1, patience: int | None = None) -> TrainConfig:
+    """So many steps of so many rows, in however many processes."""
     return TrainConfig(
-        epochs=EPOCHS,
-        batch_size=ROWS_PER_STEP // process_count(),
+        epochs=STEPS * rows_per_step / ROWS,
+        batch_size=rows_per_step // process_count(),
+        accumulation=accumulation,
         learning_rate=1e-3,
         precision="fp32",
         save_steps=SAVE_STEPS,
-        dropout=dropout,
-        accumulation=accumulation,
         patience=patience,
     )
 
@@ -48,23 +50,23 @@ def model_of(*, seed: int = 0) -> PreTrainedModel:
     return without_dropout(tiny_model("bert", TASK.name, layers=2, intermediate=32, seed=seed, dtype=torch.float64))
 
 
-def fine_pruned(method: str, folder: Path, *, accumulation: int = 1) -> dict[str, Tensor]:
-    """Weights and masks after fine-pruning by a method."""
+def fine_pruned(method: str, folder: Path, config: TrainConfig) -> dict[str, Tensor]:
+    """Weights and gates after fine-pruning by a method."""
     model, tokenizer = model_of(), tiny_tokenizer()
     gates: dict[str, Tensor] = {}
 
     def keep(masks: Masks) -> None:
-        gates.update({f"gates of {each.name}": each.mask.keep.clone() for each in masks.masked})
+        gates.update({f"{GATES} {each.name}": each.mask.keep.clone() for each in masks.masked})
 
-    config = FinePruneConfig(
+    settings = FinePruneConfig(
         method=METHODS[method],
         granularity=GRANULARITIES["hybrid"],
         targets=(DensityTarget(density=0.5),),
         score_learning_rate=0.3,
-        train=configured(accumulation=accumulation),
+        train=config,
     )
     rows = features_of(TASK, tokenizer)
-    fine_prune(model, tokenizer, TASK, rows, config, left=left_by_density(model), target=0.5, folder=folder, seed=5, finished=keep)
+    fine_prune(model, tokenizer, TASK, rows, settings, left=left_by_density(model), target=0.5, folder=folder, seed=SEED, finished=keep)
     return {**{name: tensor.contiguous() for name, tensor in model.state_dict().items()}, **gates}
 
 
@@ -72,7 +74,7 @@ def trained(folder: Path, *, seed: int = 0) -> tuple[dict[str, Tensor], Training
     """Weights after a training with dropout, validation and patience, and what it took."""
     model, tokenizer = tiny_model("bert", TASK.name, layers=1, seed=seed), tiny_tokenizer()
     rows = features_of(TASK, tokenizer)
-    found = train(model, tokenizer, TASK, rows, configured(dropout=0.1, patience=3), folder=folder, seed=5, validation=rows)
+    found = train(model, tokenizer, TASK, rows, configured(patience=3), folder=folder, seed=SEED, validation=rows)
     return model.state_dict(), found
 
 
@@ -84,7 +86,8 @@ def interrupted_after(steps: int) -> None:
         if next(left, None) is None:
             Trainer.training_step = original
             raise KeyboardInterrupt
-        return original(self, *arguments, **options)
+        loss: Tensor = original(self, *arguments, **options)
+        return loss
 
     Trainer.training_step = step_or_stop
 
@@ -95,38 +98,39 @@ def resumed(folder: Path) -> dict[str, Tensor]:
     try:
         trained(folder)
     except KeyboardInterrupt:
+        from_main(lambda: shutil.copytree(folder, folder.with_name("left")))
         return trained(folder, seed=9)[0]
     raise AssertionError("it was not interrupted")
 
 
 def staged(folder: Path) -> str:
-    """Two stages, made twice; which processes made them is written into `folder`, and what they left is returned."""
-    for _ in range(2):
-        stages = Stages(folder / "run")
-        for name, together in (("together", True), ("alone", False)):
+    """Two stages, asked for twice; who made them is left in `folder`, and what came of them is returned."""
+    records = []
+    for name, together in (("together", True), ("alone", False)) * 2:
 
-            def make(output: Path, name: str = name) -> dict[str, int]:
-                (folder / f"{name} by {process_index()}").touch(exist_ok=False)
-                (output / "made").write_text(str(process_index()))
-                return {"by": process_index(), "inside": from_main(process_index) if name == "together" else 0}
+        def make(output: Path, name: str = name) -> dict[str, int]:
+            (folder / f"{name} by {process_index()}").touch(exist_ok=False)
+            (output / "made").write_text(str(process_index()))
+            return {"by": process_index(), "told": from_main(process_index)}
 
-            record = stages.get(name, {}, make, together=together)
-    return f"{record.name} {record.details} {record.reused}"
+        records.append(Stages(folder / "run").get(name, {}, make, together=together))
+    return " ".join(f"{record.name}:{record.details['by']}:{record.details['told']}:{record.reused}" for record in records)
 
 
 def main(folder: Path) -> None:
     """All of it; what each process came to is written into `folder`."""
-    for method in METHODS:
-        save_file(fine_pruned(method, folder / method), folder / f"{method} {process_index()}.safetensors")
-    found = fine_pruned(ACCUMULATED, folder / "accumulated", accumulation=2)
-    save_file(found, folder / f"accumulated {process_index()}.safetensors")
     weights, result = trained(folder / "whole")
-    save_file(weights, folder / f"whole {process_index()}.safetensors")
-    save_file(resumed(folder / "cut"), folder / f"resumed {process_index()}.safetensors")
-    (folder / f"steps {process_index()}").write_text(f"{result.steps} in {result.processes}")
+    seed = torch.initial_seed()
+    found = {
+        **{method: fine_pruned(method, folder / method, configured()) for method in METHODS},
+        "accumulated": fine_pruned(ACCUMULATED, folder / "accumulated", configured(rows_per_step=ROWS, accumulation=2)),
+        "whole": weights,
+        "resumed": resumed(folder / "cut"),
+    }
+    for name, tensors in found.items():
+        save_file(tensors, folder / f"{name} {process_index()}.safetensors")
+    (folder / f"result {process_index()}").write_text(f"{result.steps} steps in {result.processes} processes, seed {seed}")
     (folder / f"stages {process_index()}").write_text(staged(folder))
-    if is_main():
-        (folder / "done").touch()
 
 
 if __name__ == "__main__":

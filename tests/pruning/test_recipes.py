@@ -17,7 +17,7 @@ from pruning.methods import method_of
 from pruning.pipeline import Pruned, compact_stage, pruned_models, recover, train_dense
 from pruning.run import Run
 from pruning.stages import Stages
-from pruning.structure import linears, parameters
+from pruning.structure import linears
 from pruning.targets import goal_of
 from pruning.tasks import task_named
 from pruning.tasks.base import collate
@@ -41,10 +41,10 @@ QUICK_RECOVERY = ("recover.epochs=2", "recover.batch_size=12", "recover.precisio
 OTHER_METHODS = {
     "movement": ("fine_prune.method={name: movement}",),
     "magnitude": ("fine_prune.method={name: magnitude}",),
-    "L0": ("fine_prune.method={name: l0, penalty: 125}", "fine_prune.cooldown=0.098"),
+    "L0": ("fine_prune.method={name: l0, penalty: 5000}", "fine_prune.score_learning_rate=0.1", "fine_prune.cooldown=0.098"),
 }
-COARSEST = 0.13
-"""What is left of the tiny model can be this far from the target: a block of 32x32 is a quarter of a matrix."""
+HALF_A_HEAD = 1 / 12
+"""Of the tiny model's weights: as near to a target as it can be brought where heads go whole."""
 
 
 def paper_task(name: str) -> str:
@@ -93,9 +93,9 @@ def local_recipe(name: str, folder: Path, tokenizer: BertTokenizerFast, *overrid
     data = local_file(name, shipped, folder)
     own = [f"model={folder / 'model'}", *(f"data.train.{i}.path={data}" for i in range(len(shipped.data.train)))]
     own += [f"data.validation.{i}.path={data}" for i in range(len(shipped.data.validation))]
-    for section, settings in (("fine_prune.train", shipped.fine_prune and shipped.fine_prune.train), ("recover", shipped.recover)):
+    for where, settings in (("fine_prune.train", shipped.fine_prune and shipped.fine_prune.train), ("recover", shipped.recover)):
         if settings and settings.distillation and settings.distillation.teacher != "dense":
-            own.append(f"{section}.distillation.teacher={folder / 'model'}")
+            own.append(f"{where}.distillation.teacher={folder / 'model'}")
     return load_recipe(name, (*own, *SMALL, *overrides))
 
 
@@ -143,6 +143,7 @@ def test_a_recipe_is_whole(name: str):
     assert max(config.evaluate.sequence_lengths) <= config.max_length
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in FINE_PRUNING])
 def test_a_recipe_trains_on_a_local_file(local: RunConfig, tmp_path: Path):
     """From file to features to two optimizer steps, with the recipe's own settings for all but precision and length."""
     task = task_named(local.task)
@@ -156,19 +157,16 @@ def test_a_recipe_trains_on_a_local_file(local: RunConfig, tmp_path: Path):
     config = settings.model_copy(update={"precision": "fp32", "epochs": 2, "batch_size": len(features), "distillation": None})
     result = train(model, tokenizer, task, features, config, folder=tmp_path / "train", seed=local.seed)
     assert result.steps == 2
+    assert result.loss is not None
     assert 0 < result.loss < 20
 
 
 @pytest.mark.parametrize("name", FINE_PRUNING)
 def test_a_recipe_prunes_on_a_local_file(name: str, tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
-    """With the recipe's own method, granularity and targets, from the pretrained model to a compact one of the size asked for."""
-    current = Run(quick_recipe(name, tmp_path, tiny_tokenizer), Stages(tmp_path / "run"))
-    whole = parameters(current.load(train_dense(current).name)).encoder
-    for pruned in fine_pruned(current):
+    """With the recipe's own method, granularity and targets, from the pretrained model to masked ones of the sizes asked for."""
+    for pruned in fine_pruned(Run(quick_recipe(name, tmp_path, tiny_tokenizer), Stages(tmp_path / "run"))):
         assert pruned.target is not None
-        assert pruned.masked.details["left"] == pytest.approx(goal_of(pruned.target), abs=COARSEST)
-        small = compact_stage(current, pruned.label, pruned.masked)
-        assert parameters(current.load(small.name)).encoder <= whole
+        assert pruned.masked.details["left"] == pytest.approx(goal_of(pruned.target), abs=HALF_A_HEAD)
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -200,13 +198,13 @@ def test_the_other_methods_are_overrides(method: str, tiny_tokenizer: BertTokeni
 
 def test_a_penalty_can_be_fixed(tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
     """Without targets, as in the papers: the penalty stays what it is, and decides what is left."""
-    overrides = ("fine_prune.targets=[]", "fine_prune.method.penalty=300", "fine_prune.cooldown=0.1")
-    current = Run(quick_recipe("sst2-hybrid-filled", tmp_path, tiny_tokenizer, *overrides), Stages(tmp_path / "run"))
+    fixed = ("fine_prune.targets=[]", "fine_prune.method.penalty=300", "fine_prune.cooldown=0.1", "fine_prune.score_learning_rate=1")
+    current = Run(quick_recipe("sst2-hybrid-filled", tmp_path, tiny_tokenizer, *fixed), Stages(tmp_path / "run"))
     (pruned,) = fine_pruned(current)
     assert pruned.target is None
     assert pruned.label == "soft_movement-penalty-300"
     assert {reading["penalty"] for reading in pruned.masked.details["trace"]} == {300.0}
-    assert pruned.masked.details["left"] < 1
+    assert pruned.masked.details["left"] < 1.0
 
 
 @pytest.mark.parametrize("name", [name for name in FINE_PRUNING if name.endswith("-movement")])
@@ -218,7 +216,7 @@ def test_movement_pruning_weighs_every_matrix_alike(name: str):
         scores.data = torch.full_like(scores, number / 4 - 1)
     expected = torch.stack([masks.method.penalty(each.mask) for each in masks.masked]).mean()
     found = masks.penalty({"attention": settings.attention_penalty, "feed_forward": settings.feed_forward_penalty})
-    assert float(found) == pytest.approx(float(expected), rel=1e-3)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", FINE_PRUNING)

@@ -1,0 +1,105 @@
+"""Several processes train as one does, one of them does all the rest, and what they leave is what one would have left."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pruning.cli import main
+from pruning.config import RECIPES
+from pruning.errors import ConfigError
+from tests.pruning import launched
+from tests.pruning.method_cases import METHODS
+from tests.pruning.training_helpers import ROWS, differing
+
+PROCESSES = 2
+ROOT = Path(launched.__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes left of all that `launched` does."""
+    folder = tmp_path_factory.mktemp("together")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES)]
+    done = subprocess.run(
+        [*launcher, "-m", "tests.pruning.launched", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    return folder
+
+
+def left(folder: Path, name: str) -> dict[str, Tensor]:
+    """The tensors that both processes ended with: bit for bit the same."""
+    first, second = (load_file(folder / f"{name} {process}.safetensors") for process in range(PROCESSES))
+    assert differing(first, second) == []
+    return first
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """The very same gates, some of them closed, and weights that are as good as the same."""
+    gates = [name for name in expected if name.startswith(launched.GATES)]
+    assert any((expected[name] == 0).any() for name in gates)
+    assert [name for name in gates if not torch.equal(found[name], expected[name])] == []
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_prune_as_one_does(method: str, together: Path, tmp_path: Path):
+    """With half of the rows of a step each, they close the same gates and end with the same weights."""
+    assert_same(left(together, method), launched.fine_pruned(method, tmp_path, launched.configured()))
+
+
+def test_micro_batches_of_two_processes_count_once(together: Path, tmp_path: Path):
+    """Gradients, penalty and noise of a step are the same in four parts, two in each process, and in one."""
+    whole = launched.fine_pruned(launched.ACCUMULATED, tmp_path, launched.configured(rows_per_step=ROWS))
+    assert_same(left(together, "accumulated"), whole)
+
+
+def test_resumed_equals_uninterrupted(together: Path):
+    """Two processes that were interrupted end, run again, with the bits of two that were not: dropout and patience included."""
+    assert differing(left(together, "resumed"), left(together, "whole")) == []
+
+
+def test_another_number_of_processes_is_refused(together: Path):
+    """What two processes have begun, one would go on with in another way: a line says so."""
+    with pytest.raises(ConfigError, match="begun by 2 and would go on in 1 processes"):
+        launched.trained(together / "left")
+
+
+def test_the_result_says_how_many_there_were(together: Path):
+    """Steps are counted once, and processes beside them; each process drops out its own."""
+    found = [(together / f"result {process}").read_text() for process in range(PROCESSES)]
+    expected = f"{launched.STEPS} steps in {PROCESSES} processes"
+    assert found == [f"{expected}, seed {launched.SEED + process}" for process in range(PROCESSES)]
+
+
+def test_the_main_process_alone_makes_what_is_no_training(together: Path):
+    """A training is made by all, everything else by the main process; all have its records, and only its output is there."""
+    assert sorted(path.name for path in together.glob("* by *")) == ["alone by 0", "together by 0", "together by 1"]
+    expected = "together:0:0:False alone:0:0:False together:0:0:True alone:0:0:True"
+    assert [(together / f"stages {process}").read_text() for process in range(PROCESSES)] == [expected] * PROCESSES
+    assert sorted(path.name for path in (together / "run").iterdir()) == [".stages", "alone", "together"]
+    assert (together / "run" / "together" / "made").read_text() == "0"
+
+
+def test_the_other_processes_are_silent(invoke, monkeypatch: pytest.MonkeyPatch):
+    """Results are printed once, by the main process."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    printed = {}
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        printed[rank] = invoke(main, ["recipes"]).stdout
+    assert next(RECIPES.glob("*.yaml")).stem in printed["0"]
+    assert printed["1"] == ""
