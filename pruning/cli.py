@@ -327,7 +327,7 @@ def bench_shapes(file: str, scores: tuple[float, ...], lengths: tuple[int, ...],
 
 
 @main.command()
-@click.argument("study", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("study", type=click.Path(path_type=Path))
 @click.option("--ledger", type=click.Path(path_type=Path), required=True, help="JSON file that the results are kept in.")
 @click.option("--only", multiple=True, help="Names of runs, or claims; all runs by default.")
 @click.option("--measure", "measured", is_flag=True, help="Afterwards, time the shapes that are left: on a machine that does nothing else.")
@@ -335,9 +335,11 @@ def bench_shapes(file: str, scores: tuple[float, ...], lengths: tuple[int, ...],
 def study(study: Path, ledger: Path, only: tuple[str, ...], measured: bool, output: Path) -> None:
     """Do the runs of a study, and keep what each example scored in a ledger; runs that it has are not done again.
 
+    STUDY is a YAML file, or the name of one that ships: sst2, qa.
+
     \b
     Example:
-      secateur-prune study pruning/recipes/studies/sst2.yaml --output runs/sst2-study --ledger ledger.json
+      secateur-prune study sst2 --output runs/sst2-study --ledger ledger.json
     """
     from pruning.study import as_table, load_study, measure, run_study
 

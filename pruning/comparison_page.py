@@ -57,7 +57,7 @@ def _against_density(comparison: Comparison) -> Iterator[Picture]:
     ]
     svg = _drawn(comparison, curves, along="encoder weights left", unit="%", name="density")
     if svg:
-        caption = "Weights that are not zero, over the dense model's; embeddings do not count. Bars: 95 % intervals."
+        caption = "Weights that were not pruned, over the dense model's; embeddings do not count. Bars: 95 % intervals."
         yield Picture(f"{comparison.metric} against weights left", caption, svg)
 
 

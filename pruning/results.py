@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pruning.analysis import summarise
 from pruning.config import DataSource, MacsTarget, SpeedupTarget, Target, dump_config
 from pruning.data import source_name
 from pruning.evaluation import Evaluation, evaluate
@@ -164,6 +165,7 @@ def _target(current: Run, finished: FinishedTarget, dense: StageRecord, referenc
         target=finished.target,
         predicted_speedup=finished.masked.details["predicted"],
         before_recovery=before,
+        masks=summarise(current.stages.path(finished.masked.name), finished.masked.details),
     )
 
 

@@ -23,7 +23,7 @@ class ComparedTarget(_Part):
     """One pruned model of a run, as it is served."""
 
     asked: str = Field(description="The target in a few characters.")
-    weights_left: float = Field(ge=0, le=1, description="Encoder linear weights that are not zero over those of the dense model.")
+    weights_left: float = Field(ge=0, le=1, description="Encoder linear weights that were not pruned over those of the dense model.")
     precision: Precision = Field(description="Of the artifact that is compared.")
     sequence_length: int | None = Field(description="Length that the target names.")
     score: Metric | None = Field(description="The headline's score, with its paired difference from the run's dense model.")

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from pruning import checkpoint
 from pruning.bench import StructuralBench
-from pruning.config import RunConfig, SpeedupTarget, apply_override, chosen, parse_config
+from pruning.config import RECIPES, RunConfig, SpeedupTarget, apply_override, chosen, parse_config
 from pruning.errors import ConfigError, DataError
 from pruning.latency import Condition
 from pruning.metrics import Interval, Scores, difference_interval, interval
@@ -147,7 +147,9 @@ class Ledger(_Part):
 
 
 def load_study(path: Path) -> Study:
-    """Read a study; every problem is one line."""
+    """Read a study by path, or by the name of one that ships; every problem is one line."""
+    shipped = RECIPES / "studies" / f"{path}.yaml"
+    path = shipped if shipped.is_file() and not path.is_file() else path
     try:
         study = Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:

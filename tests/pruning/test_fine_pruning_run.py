@@ -66,6 +66,9 @@ def test_a_run_ends_in_artifacts_and_a_report(content, tmp_path):
     details = json.loads((tmp_path / "run" / ".stages" / "checkpoints__density-0.4__masked.json").read_text())["details"]
     assert details["left"] == pytest.approx(0.4, abs=0.02)
     assert target.density >= details["left"]
+    assert target.masks is not None
+    assert target.masks.trace[-1].left == details["left"]
+    assert "The masks" in (tmp_path / "run" / "report" / "report.html").read_text()
     folders = tmp_path / "run" / "checkpoints" / "density-0.4"
     assert zeros_of(folders / "compact") == zeros_of(folders / "recovered") > 0
     assert read_manifest(tmp_path / "run" / "artifacts" / "density-0.4" / "compact-int8").variant == "compact-int8"

@@ -10,8 +10,10 @@ from pruning.compaction import compact, live_heads
 from pruning.config import BlockSize, Granularity, MagnitudeConfig, MovementConfig
 from pruning.errors import ConfigError
 from pruning.families import family_of
+from pruning.fine_pruning import HIGHEST_THRESHOLD
 from pruning.masking import Masks, attach
 from pruning.methods import method_of
+from pruning.steering import solve_level
 from pruning.structure import LayerStructure, linears, parameters
 from tests.pruning.helpers import FAMILY_NAMES, outputs_of, random_batch, tiny_model
 from tests.pruning.method_cases import CASES, GRANULARITIES, METHODS
@@ -172,3 +174,19 @@ def test_what_cannot_be_masked_is_refused():
         attach(tiny_model(), Granularity(attention=BlockSize(rows=5, columns=4), feed_forward=None), method_of(MagnitudeConfig()))
     with pytest.raises(ConfigError, match="nothing is masked"):
         attach(tiny_model(), Granularity(attention=None, feed_forward=None), method_of(MagnitudeConfig()))
+
+
+def test_saturated_l0_gates_can_still_be_ranked():
+    """Scores that all mean an open gate are told apart by the level, so that a target can be met."""
+    model = tiny_model("bert", "text-classification", intermediate=32)
+    masks = attach(model, GRANULARITIES["unstructured"], method_of(METHODS["l0"]))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for scores in masks.scores:
+            scores.copy_(9 + 3 * torch.rand(scores.shape, generator=generator))
+
+    def left(level: float) -> float:
+        masks.close(level, step=0)
+        return masks.density()
+
+    assert left(solve_level(left, 0.3, low=0.0, high=HIGHEST_THRESHOLD)) == pytest.approx(0.3, rel=0.01)

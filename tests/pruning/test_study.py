@@ -138,6 +138,7 @@ def test_what_is_no_ledger_is_not_overwritten(tmp_path):
 def test_studies_that_ship_load(path):
     """Every run's recipe is valid, and there is a dense one to compare with."""
     assert load_study(path).runs[0].name == "dense"
+    assert load_study(Path(path.stem)) == load_study(path)
 
 
 def test_shapes_are_timed_once(file, monkeypatch):
