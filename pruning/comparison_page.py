@@ -138,7 +138,8 @@ def _curve(run: ComparedRun, number: int, found: Sequence[tuple[Interval, Metric
 
 
 def _points(found: Sequence[tuple[Interval, Metric | None]]) -> tuple[Point, ...]:
-    return tuple(Point(x, _score(metric)) for x, metric in found if metric)
+    """Those that were scored, along the axis."""
+    return tuple(Point(x, _score(metric)) for x, metric in sorted(found, key=lambda each: each[0].value) if metric)
 
 
 def _exactly(value: float) -> Interval:

@@ -30,7 +30,7 @@ class Curve:
 
     Attributes:
         label: what the legend says.
-        points: along the axis.
+        points: in the order of the axis.
         series: which colour and marker it has; of one run it is the same in every picture.
     """
 
@@ -79,12 +79,11 @@ def _paint_dense(axes: Axes, dense: Sequence[Interval]) -> None:
 
 
 def _paint_curve(axes: Axes, curve: Curve, identity: str) -> None:
-    ordered = sorted(curve.points, key=lambda point: point.x.value)
     drawn = axes.errorbar(
-        [point.x.value for point in ordered],
-        [point.score.value for point in ordered],
-        xerr=errors([point.x for point in ordered]),
-        yerr=errors([point.score for point in ordered]),
+        [point.x.value for point in curve.points],
+        [point.score.value for point in curve.points],
+        xerr=errors([point.x for point in curve.points]),
+        yerr=errors([point.score for point in curve.points]),
         fmt=f"{MARKERS[curve.series % len(MARKERS)]}-",
         color=SERIES[curve.series % len(SERIES)],
         label="curve",

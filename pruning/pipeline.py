@@ -146,6 +146,7 @@ def _train_stage(current: Run, model: PreTrainedModel, number: int, *, folder: P
         seed=config.seed + number,
         teacher=_teacher(current, config.train[number], own=None),
         validation=_validation_rows(current),
+        events=current.events(f"{DENSE}/stage-{number}"),
     )
 
 
@@ -280,6 +281,7 @@ def _fine_prune_stage(
             seed=config.seed,
             teacher=_teacher(current, settings.train, own=dense.name),
             validation=_validation_rows(current),
+            events=current.events(name),
             protected=protected,
             finished=lambda masks: save_masks(masks, folder),
         )
@@ -359,6 +361,7 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
                 seed=config.seed,
                 teacher=_teacher(current, settings, own=dense.name),
                 validation=_validation_rows(current),
+                events=current.events(name),
             )
         checkpoint.write(model, current.tokenizer, folder, dtype=torch.float32)
         return {"training": asdict(result), "rows": _rows_seen(config)}

@@ -39,6 +39,10 @@ class Run:
         """Data of the last training stage, or all training data if nothing is trained: what calibration and recovery see."""
         return self.config.sources_of_stage(len(self.config.train) - 1) if self.config.train else self.config.data.train
 
+    def events(self, stage: str) -> Path | None:
+        """Where a training writes what TensorBoard shows; None where the recipe asks for nothing."""
+        return self.stages.folder / "tensorboard" / stage if self.config.tensorboard else None
+
     def examples(self, sources: Sequence[DataSource]) -> list[Example]:
         """Examples of these sources."""
         return load_examples(sources, self.config.task, labels=self.config.labels, seed=self.config.seed)

@@ -104,7 +104,7 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
 def to_text(comparison: Comparison) -> str:
     """The table, for a terminal."""
     headline = comparison.headline
-    score = f"{comparison.metric}, {headline.dataset} {headline.split}"
+    score = _printable(f"{comparison.metric}, {headline.dataset} {headline.split}")
     header = ("run", "asked", "method", "granularity", "left", "structural", "total", score, "against dense")
     dense = [(name, "dense", "", "", "", "", "", _with_interval(metric), "") for name, metric in comparison.dense]
     pruned = [_cells(run, target) for run in comparison.runs for target in run.targets]

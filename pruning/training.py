@@ -227,6 +227,7 @@ def training_arguments(
     if on_cpu and process_count() > 1:
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")  # and not cpu:0, cpu:1, which no checkpoint can be loaded to
     bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_in_bf16())
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if bf16 else "no"  # or a training in bf16 decides for those that follow it
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.epochs,

@@ -45,7 +45,8 @@ def run(
 
 def saved(folder: Path, step: int) -> dict[str, Tensor]:
     """The weights in the checkpoint of that step."""
-    return load_file(folder / f"checkpoint-{step}" / "model.safetensors")
+    tensors: dict[str, Tensor] = load_file(folder / f"checkpoint-{step}" / "model.safetensors")
+    return tensors
 
 
 def best_of(result: TrainingResult) -> int:

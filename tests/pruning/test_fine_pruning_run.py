@@ -75,6 +75,13 @@ def test_a_run_ends_in_artifacts_and_a_report(content, tmp_path):
     assert all(stage.reused for stage in run(config_from(content), tmp_path / "run").stages)
 
 
+def test_tensorboard_shows_each_training_of_a_run(content, tmp_path):
+    """Under the name of its stage, if the recipe asks for it."""
+    run(parse_config({**content, "tensorboard": True}, origin="test"), tmp_path / "run")
+    found = {path.parent.relative_to(tmp_path / "run" / "tensorboard").as_posix() for path in tmp_path.rglob("*tfevents*")}
+    assert found == {"checkpoints/density-0.4/masked", "checkpoints/density-0.4/recovered"}
+
+
 def test_filling_uses_the_zeros_at_the_same_shape(content, tmp_path):
     """A filled model has the shapes of the compact one, and no zeros."""
     content["recover"]["fill"] = True

@@ -13,9 +13,10 @@ from pruning.masking import Masks
 from pruning.methods import Mask
 from pruning.targets import left_by_density
 from pruning.tasks import task_named
+from pruning.training import train
 from tests.pruning.helpers import tiny_model
 from tests.pruning.method_cases import GRANULARITIES, METHODS
-from tests.pruning.training_helpers import features_of
+from tests.pruning.training_helpers import differing, features_of, state
 
 TASK = task_named("text-classification")
 
@@ -55,3 +56,15 @@ def test_scores_and_masked_weights_stay_in_fp32(
     assert seen["scores"] <= {torch.float32}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert found.left == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_training_in_bf16_does_not_decide_for_those_after_it(tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
+    """What is trained in fp32 is the same, whatever was trained before in the same process."""
+    rows, weights = features_of(TASK, tiny_tokenizer), []
+    for number, precision in enumerate(("fp32", "bf16", "fp32")):
+        model = tiny_model("bert", TASK.name, layers=1)
+        config = TrainConfig(epochs=1, batch_size=4, learning_rate=1e-2, precision=precision)
+        train(model, tiny_tokenizer, TASK, rows, config, folder=tmp_path / str(number), seed=5)
+        weights.append(state(model))
+    assert differing(weights[0], weights[2]) == []
+    assert differing(weights[0], weights[1]) != []

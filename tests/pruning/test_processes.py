@@ -1,5 +1,6 @@
 """Several processes train as one does, one of them does all the rest, and what they leave is what one would have left."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,13 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pruning import checkpoint
+from pruning.bench import CACHE_VARIABLE
 from pruning.cli import main
-from pruning.config import RECIPES
+from pruning.config import RECIPES, load_recipe
 from pruning.errors import ConfigError
+from pruning.pipeline import run
 from tests.pruning import launched
+from tests.pruning.helpers import tiny_model, tiny_tokenizer
 from tests.pruning.method_cases import METHODS
 from tests.pruning.training_helpers import ROWS, differing
 
@@ -21,26 +27,53 @@ PROCESSES = 2
 ROOT = Path(launched.__file__).parents[2]
 
 
+def launch(*command: str) -> str:
+    """Run a module in two processes; gives what they printed."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    done = subprocess.run([*launcher, "-m", *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left of all that `launched` does."""
     folder = tmp_path_factory.mktemp("together")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES)]
-    done = subprocess.run(
-        [*launcher, "-m", "tests.pruning.launched", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
+    launch("tests.pruning.launched", str(folder))
     return folder
+
+
+def recipe_of(folder: Path) -> dict[str, object]:
+    """A recipe over a tiny classifier and two dozen texts; both are written into the folder."""
+    checkpoint.save(tiny_model("bert", "text-classification", intermediate=32, layers=2), tiny_tokenizer(), folder / "model")
+    texts = [("the good a b c", 1), ("bad the d e", 0), ("good good f", 1), ("the bad bad", 0)] * 6
+    (folder / "texts.jsonl").write_text("\n".join(json.dumps({"text": text, "label": label}) for text, label in texts))
+    source = [{"path": str(folder / "texts.jsonl"), "name": "tiny"}]
+    training = {"epochs": 2, "batch_size": 4, "precision": "fp32"}
+    return {
+        "name": "tiny",
+        "task": "text-classification",
+        "model": str(folder / "model"),
+        "labels": ["NO", "YES"],
+        "max_length": 16,
+        "data": {"train": source, "validation": source, "test": source},
+        "train": [training],
+        "fine_prune": {
+            "granularity": {"attention": "head", "feed_forward": "neuron"},
+            "targets": [{"speedup": 1.1, "precision": "fp32", "sequence_length": 8}],
+            "score_learning_rate": 0.3,
+            "train": {**training, "epochs": 10, "patience": 2, "save_steps": 2},
+        },
+        "recover": {**training, "distillation": {}},
+        "evaluate": {"sequence_lengths": [8], "seconds": 0.1},
+    }
 
 
 def left(folder: Path, name: str) -> dict[str, Tensor]:
     """The tensors that both processes ended with: bit for bit the same."""
-    first, second = (load_file(folder / f"{name} {process}.safetensors") for process in range(PROCESSES))
+    first: dict[str, Tensor] = load_file(folder / f"{name} 0.safetensors")
+    second: dict[str, Tensor] = load_file(folder / f"{name} 1.safetensors")
     assert differing(first, second) == []
     return first
 
@@ -103,3 +136,16 @@ def test_the_other_processes_are_silent(invoke, monkeypatch: pytest.MonkeyPatch)
         printed[rank] = invoke(main, ["recipes"]).stdout
     assert next(RECIPES.glob("*.yaml")).stem in printed["0"]
     assert printed["1"] == ""
+
+
+@pytest.mark.slow
+def test_two_processes_do_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Training, pruning to a speed-up, recovery, export, evaluation and report; a rerun in one process finds it all done."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_of(tmp_path)))
+    printed = launch("pruning", "run", str(recipe), "--output", str(tmp_path / "run"))
+    assert printed.count("tiny/speedup-1.1-fp32-8/compact") == 1
+    report = run(load_recipe(recipe), tmp_path / "run")
+    assert all(stage.reused for stage in report.stages)
+    assert json.loads((tmp_path / "run" / ".stages" / "checkpoints__dense.json").read_text())["details"]["training"][0]["processes"] == 2
