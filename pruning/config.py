@@ -248,7 +248,7 @@ class FinePruneConfig(_Part):
     )
     rewind: bool = Field(
         False,
-        description="Afterwards, start over from the weights of `model`; heads and neurons that were left are protected, the rest goes again.",
+        description="Afterwards, start over from the weights of `model`; heads and neurons that were left are protected, others go again.",
     )
     score_learning_rate: float = Field(1e-2, gt=0, description="Peak learning rate of the scores.")
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps before anything is pruned.")
