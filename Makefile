@@ -43,7 +43,7 @@ bench-shapes: $(VENV)/.bench
 	$(BIN)/secateur-prune bench-shapes $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
