@@ -21,7 +21,9 @@ FAMILIES: dict[str, Family] = {
 def family_of(model: PreTrainedModel) -> Family:
     """The family that knows this model's layers."""
     if getattr(model.config, "is_decoder", False):
-        raise UnsupportedModelError(f"{type(model).__name__} is set up as a decoder (config.is_decoder), which no family knows how to prune")
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is set up as a decoder (config.is_decoder), which no family knows how to prune"
+        )
     return family_of_type(model.config.model_type)
 
 

@@ -94,7 +94,9 @@ class BartFamily:
     def drop_layers(self, model: PreTrainedModel, layers: Collection[int]) -> None:
         """See `Family`."""
         places = _places(model)
-        dropped = {side: {places[number].index for number in layers if places[number].side == side} for side in ("encoder", "decoder", "cross")}
+        dropped = {
+            side: {places[number].index for number in layers if places[number].side == side} for side in ("encoder", "decoder", "cross")
+        }
         halves = dropped["decoder"] ^ dropped["cross"]
         if halves:
             raise ConfigError(

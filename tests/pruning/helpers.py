@@ -101,6 +101,7 @@ def tiny_bart(
             values = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(1 + 0.2 * values if "orm.weight" in name or "norm_embedding.weight" in name else 0.3 * values)
         model.model.shared.weight.mul_(3)
+        model.model.decoder.embed_positions.weight.mul_(9)
         model.final_logits_bias.copy_(torch.randn(model.final_logits_bias.shape, generator=generator))
     return model.to(dtype).eval()
 
