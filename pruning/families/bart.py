@@ -48,7 +48,7 @@ def layers_to_drop(model: PreTrainedModel, *, encoder_layers: int | None = None,
     return tuple(
         number
         for number, place in enumerate(_places(model))
-        if place.index not in (kept_encoder if place.side == "encoder" else kept_decoder)
+        if place.position not in (kept_encoder if place.side == "encoder" else kept_decoder)
     )
 
 
@@ -84,7 +84,7 @@ class BartFamily:
     def remove_attention(self, model: PreTrainedModel, layer: int, bias: Tensor) -> None:
         """See `Family`."""
         place = _places(model)[layer]
-        setattr(place.layer, place.attribute, NoAttention(bias, place.index))
+        setattr(place.layer, place.attribute, NoAttention(bias, place.position))
 
     def remove_feed_forward(self, model: PreTrainedModel, layer: int, bias: Tensor) -> None:
         """See `Family`."""
@@ -95,7 +95,7 @@ class BartFamily:
         """See `Family`."""
         places = _places(model)
         dropped = {
-            side: {places[number].index for number in layers if places[number].side == side} for side in ("encoder", "decoder", "cross")
+            side: {places[number].position for number in layers if places[number].side == side} for side in ("encoder", "decoder", "cross")
         }
         halves = dropped["decoder"] ^ dropped["cross"]
         if halves:
@@ -111,7 +111,7 @@ class BartFamily:
         config.decoder_layers = len(decoder)
         model.base_model.encoder.layers, model.base_model.decoder.layers = encoder, decoder
         for place in _places(model):
-            place.attention.layer_idx = place.index
+            place.attention.layer_idx = place.position
 
 
 class NoAttention(nn.Module):
@@ -145,10 +145,10 @@ class NoAttention(nn.Module):
 
 
 class _Place(NamedTuple):
-    """Where one entry of `layers` is: the `index`-th layer of its stack, and the attribute of it that is the attention."""
+    """Where one entry of `layers` is: the `position`-th layer of its stack, and the attribute of it that is the attention."""
 
     side: Side
-    index: int
+    position: int
     layer: Any
     attribute: str
 
@@ -159,7 +159,7 @@ class _Place(NamedTuple):
     @property
     def name(self) -> str:
         """Of the layer, inside the base model."""
-        return f"{'encoder' if self.side == 'encoder' else 'decoder'}.layers.{self.index}"
+        return f"{'encoder' if self.side == 'encoder' else 'decoder'}.layers.{self.position}"
 
 
 def _places(model: PreTrainedModel) -> list[_Place]:
@@ -190,7 +190,7 @@ def _feed_forward(place: _Place, prefix: str) -> FeedForwardBlock | None:
 
 
 def _numbers(places: list[_Place], index: int) -> str:
-    return " and ".join(str(number) for number, place in enumerate(places) if place.side != "encoder" and place.index == index)
+    return " and ".join(str(number) for number, place in enumerate(places) if place.side != "encoder" and place.position == index)
 
 
 def _without(layers: nn.ModuleList, dropped: Collection[int], stack: str) -> nn.ModuleList:
