@@ -42,6 +42,7 @@ from pruning.families import AttentionBlock, family_of
 from pruning.families.editing import DENSE_LAYERS_FIELD, dense_decoder_layers, dense_layers, listed_layers
 from pruning.storage import written
 from pruning.structure import embedding_tables, shapes
+from pruning.vocabulary import input_vocabulary, separate_tables
 from service.artifact import LayerShape
 from service.errors import SecateurError
 from service.model import TOKENIZER_NAME
@@ -69,6 +70,7 @@ class CheckpointManifest(BaseModel):
     head_size: int = Field(gt=0, description="Columns of one attention head.")
     dense_layers: int = Field(gt=0, description="Layers of the dense model that this one comes from, without those of a decoder.")
     dense_decoder_layers: int = Field(0, ge=0, description="Decoder layers of that dense model.")
+    input_vocabulary: int | None = Field(None, gt=0, description="Tokens that the encoder reads, where the output has fewer.")
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
@@ -186,6 +188,8 @@ def _load_own(folder: Path, config: PretrainedConfig, auto_class: Any) -> PreTra
         raise CheckpointError(f"{folder}: holds a {manifest.architecture}, where a {type(model).__name__} is needed")
     _check_layers(folder, model, manifest.layers)
     _resize(model, manifest.layers)
+    if manifest.input_vocabulary is not None:
+        separate_tables(model, manifest.input_vocabulary)
     _load_strictly(model, _read_shards(folder), folder)
     if (folder / GENERATION_CONFIG_NAME).is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
@@ -343,6 +347,7 @@ def _manifest(model: PreTrainedModel) -> CheckpointManifest:
         head_size=model.config.hidden_size // model.config.num_attention_heads,
         dense_layers=dense_layers(model),
         dense_decoder_layers=dense_decoder_layers(model.config),
+        input_vocabulary=input_vocabulary(model),
     )
 
 
