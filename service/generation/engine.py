@@ -305,16 +305,17 @@ class Engine:
 
     def _continue(self, active: _Active, continuation: Continuation, history: Numbers) -> None:
         """Give each beam a row: the one that it goes on from, or a copy of that where another beam has it."""
-        length, sources = history.shape[1], active.rows[continuation.parents]
+        length, sources = history.shape[1], active.rows[continuation.parents].tolist()
         free = [row for row in active.rows.tolist() if row not in sources]
-        rows = sources.copy()
-        for beam in np.setdiff1d(np.arange(len(rows)), np.unique(sources, return_index=True)[1]):
-            rows[beam] = free.pop()
-            self._own.copy(int(sources[beam]), int(rows[beam]), length)
+        rows: list[int] = []
+        for source in sources:
+            rows.append(free.pop() if source in rows else source)
+            if rows[-1] != source:
+                self._own.copy(source, rows[-1], length)
         self._tokens[rows, :length] = history[continuation.parents]
         self._tokens[rows, length] = continuation.tokens
         self._lengths[rows] = length + 1
-        active.rows = rows
+        active.rows = np.array(rows)
 
     def _leave(self, leaving: Iterable[_Active]) -> None:
         """Take requests out, and let the last ones move to where they were."""

@@ -118,7 +118,7 @@ class BeamSearch:
         order = _descending(totals)[: self.looks_at]
         totals, parents = totals[order], order // best.scores[:, : self.looks_at].shape[1]
         tokens = best.tokens[:, : self.looks_at].ravel()[order]
-        stops = np.isin(tokens, self._end) | (length == self._settings.max_new_tokens)
+        stops = (tokens[:, np.newaxis] == self._end).any(axis=1) | (length == self._settings.max_new_tokens)
 
         going_on = np.where(stops, totals + _IMPOSSIBLE, totals)
         chosen = _descending(going_on)[: self.beams]
