@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from pruning import onnx_graph
 from pruning.errors import ParityError
-from pruning.export import OPSET, PARITY_TOLERANCE, _evaluating, _quiet
+from pruning.export import OPSET, PARITY_TOLERANCE, evaluating, quiet
 from pruning.families.base import Constant
 from service.runtime.base import Array, Session
 from service.runtime.onnx import OnnxSession
@@ -70,7 +70,7 @@ def to_onnx(model: PreTrainedModel) -> Seq2SeqGraphs:
     It gives fp32 `logits` [rows, vocabulary] of each row's last new token, then `new_key_i` and `new_value_i` [rows, heads, new,
     head_size]. One initializer is both the table of embeddings and the head, where the model ties them.
     """
-    with _evaluating(model):
+    with evaluating(model):
         model.eval()
         return Seq2SeqGraphs(encoder=_export_encoder(model), decoder=_export_decoder(model))
 
@@ -295,7 +295,7 @@ def _caches(model: PreTrainedModel, kind: Cached, first: str, length: str) -> di
 
 def _export(module: nn.Module, inputs: Shapes, outputs: Shapes) -> onnx.ModelProto:
     """Trace, name the weights as the model does, and write shapes constant that depend on the model alone."""
-    with tempfile.TemporaryDirectory() as folder, _quiet(), torch.no_grad():
+    with tempfile.TemporaryDirectory() as folder, quiet(), torch.no_grad():
         path = Path(folder) / "graph.onnx"
         torch.onnx.export(
             module,
