@@ -283,6 +283,9 @@ class RecoverConfig(TrainConfig):
         False,
         description="Revive the zeros inside what is left, which cost nothing in a compact model; without it they stay zero.",
     )
+    quantization_aware: bool = Field(
+        False, description="Round weights and inputs of the layers while training as the int8 variant does, which then loses less."
+    )
 
 
 Scheme = Literal["dynamic", "static", "fp16"]
@@ -344,6 +347,8 @@ class RunConfig(_Part):
         trainings = (*self.train, self.recover, self.fine_prune.train if self.fine_prune else None)
         if not self.data.validation and any(each.patience is not None for each in trainings if each is not None):
             raise ValueError("`patience` goes by the loss on `data.validation`, and there is none; give some, or leave `patience` out")
+        if self.recover is not None and self.recover.quantization_aware and self.quantize.scheme == "fp16":
+            raise ValueError("`recover.quantization_aware` rounds to 8 bits, but `quantize.scheme` is fp16; leave one of them out")
         if any(not 0 <= index < len(self.data.train) for stage in self.stages for index in stage):
             raise ValueError(f"`stages` names a source that `data.train` has not: it has {len(self.data.train)}")
         if len({(stage.dropout, stage.attention_dropout) for stage in self.train}) > 1:

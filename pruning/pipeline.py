@@ -6,6 +6,7 @@ goes on where it stopped. `run` is the whole of it; the functions below are its 
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -32,6 +33,7 @@ from pruning.importance import Importance, fisher, output_probe
 from pruning.post_training import Calibration, calibration_sample, prune
 from pruning.processes import from_main
 from pruning.quantization import quantize_artifact
+from pruning.quantization_aware import rounding
 from pruning.report import RunReport
 from pruning.results import FinishedTarget, report_on
 from pruning.run import Run, data_identity, model_identity
@@ -350,7 +352,7 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
         model = _trainable(current, small.name, settings)
         if settings.fill:
             revive(model, seed=config.seed)
-        with zeros_held(model):
+        with zeros_held(model), rounding(model) if settings.quantization_aware else nullcontext():
             result = train(
                 model,
                 current.tokenizer,

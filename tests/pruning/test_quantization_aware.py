@@ -1,0 +1,100 @@
+"""Training as 8 bits compute: the rounding is that of the int8 graph, and nothing of it stays behind."""
+
+import numpy as np
+import pytest
+import torch
+
+from pruning.config import parse_config
+from pruning.errors import ConfigError
+from pruning.export import to_onnx
+from pruning.families import family_of
+from pruning.filling import zeros_held
+from pruning.quantization import output_error, quantize_dynamic, run_all
+from pruning.quantization_aware import round_rows, round_weight, rounding
+from pruning.quantizers import quantize_symmetric, quantize_weight
+from pruning.structure import linears
+from tests.pruning.helpers import random_batch, tiny_model
+from tests.pruning.test_export import arrays
+from tests.pruning.test_filling import TASK, trained, weights_of, with_zeros
+
+TASK_NAME = "question-answering"
+
+
+@pytest.mark.parametrize("shape", [(16, 8), (24, 7), (3, 1)])
+def test_weights_are_those_of_the_int8_variant(shape):
+    """The same codes times the same scales, for an odd number of inputs too."""
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    codes, scales = quantize_weight(weight.T.numpy())
+    np.testing.assert_allclose(round_weight(weight).T.numpy(), codes * scales, atol=1e-6)
+    assert torch.equal(round_weight(torch.zeros(shape)), torch.zeros(shape))
+
+
+def test_each_row_has_its_own_steps():
+    """A row is rounded as it is alone, within half a step, and 0 stays 0."""
+    values = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 10.0, 0.0])[:, None, None]
+    found = round_rows(values)
+    for row in range(3):
+        assert torch.equal(found[row : row + 1], round_rows(values[row : row + 1]))
+        assert (found[row] - values[row]).abs().max() <= (values[row].max() - values[row].min()) / 255 + 1e-6
+    assert torch.equal(round_rows(torch.relu(values))[values <= 0], torch.zeros(int((values <= 0).sum())))
+
+
+def test_the_model_computes_what_the_int8_graph_computes():
+    """Rounded, torch is many times closer to the int8 graph than without; embeddings, which stay as they are, are rounded before."""
+    model = tiny_model("bert", TASK_NAME, vocabulary=300).eval()
+    with torch.no_grad():
+        for table in [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]:
+            codes, scales = quantize_symmetric(table.weight.numpy(), axis=1)
+            table.weight.copy_(torch.from_numpy(codes * scales))
+    inputs = [arrays("bert", rows=1, length=5 + index, seed=index, vocabulary=300) for index in range(8)]
+    int8 = run_all(quantize_dynamic(to_onnx(model, TASK_NAME)), inputs)
+
+    def outputs() -> list[dict[str, np.ndarray]]:
+        with torch.inference_mode():
+            found = [model(**{name: torch.from_numpy(values) for name, values in row.items()}) for row in inputs]
+        return [{name: each[name].numpy() for name in ("start_logits", "end_logits")} for each in found]
+
+    before = output_error(outputs(), int8)
+    with rounding(model):
+        assert output_error(outputs(), int8) < before / 10
+    assert output_error(outputs(), int8) == before
+
+
+def test_gradients_pass_and_weights_stay():
+    """Every rounded weight learns; afterwards the weights are what they were, without parametrizations or hooks."""
+    model = tiny_model("bert", TASK.name, layers=2)
+    before = weights_of(model)
+    with rounding(model):
+        model(**random_batch()).logits.sum().backward()
+        gradients = [linear.parametrizations.weight.original.grad for layer in family_of(model).layers(model) for linear in linears(layer)]
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+    assert all(torch.equal(a, b) for a, b in zip(before, weights_of(model), strict=True))
+    assert not any(hasattr(module, "parametrizations") or module._forward_pre_hooks for module in model.modules())
+
+
+def test_held_zeros_and_rounding_go_together(tiny_tokenizer, tmp_path):
+    """Zeros stay zero, the rest learns, and the weights that come out are not the rounded ones."""
+    model = with_zeros()
+    before = weights_of(model)
+    with zeros_held(model), rounding(model):
+        trained(model, tiny_tokenizer, tmp_path)
+    assert not any(hasattr(module, "parametrizations") for module in model.modules())
+    for old, new in zip(before, weights_of(model), strict=True):
+        assert torch.equal(old == 0, new == 0)
+        assert not torch.equal(old, new)
+        assert not torch.allclose(new, round_weight(new), atol=1e-7)
+
+
+def test_only_8_bits_are_trained_for():
+    """A recipe that rounds for 8 bits and makes fp16 is refused in one line."""
+    content = {
+        "name": "x",
+        "task": "text-classification",
+        "model": "m",
+        "labels": ["a", "b"],
+        "data": {"train": [{"path": "x.jsonl"}]},
+        "quantize": {"scheme": "fp16"},
+        "recover": {"quantization_aware": True},
+    }
+    with pytest.raises(ConfigError, match="quantization_aware"):
+        parse_config(content, origin="recipe")
