@@ -61,13 +61,13 @@ def arrivals(load: Load, *, spacing: Spacing, seed: int) -> FloatArray:
     ends = np.cumsum([phase.seconds for phase in load])
     due = np.cumsum([phase.seconds * phase.rate for phase in load])
     unit = _poisson(float(due[-1]), seed) if spacing == "poisson" else np.arange(0.5, due[-1])
-    return np.interp(unit, np.concatenate([[0.0], due]), np.concatenate([[0.0], ends]))
+    return np.asarray(np.interp(unit, np.concatenate([[0.0], due]), np.concatenate([[0.0], ends])), dtype=np.float64)
 
 
 def phase_of(times: FloatArray, load: Load) -> NDArray[np.int64]:
     """Index of the phase that each time falls into, [requests]."""
     ends = np.cumsum([phase.seconds for phase in load])
-    return np.minimum(np.searchsorted(ends, times, side="right"), len(load) - 1)
+    return np.asarray(np.minimum(np.searchsorted(ends, times, side="right"), len(load) - 1), dtype=np.int64)
 
 
 def _poisson(expected: float, seed: int) -> FloatArray:

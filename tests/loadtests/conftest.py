@@ -1,6 +1,22 @@
-"""Properties are checked without a clock: on a busy machine any example may take long."""
+"""A service with known service times, and a generator of load."""
 
-from hypothesis import settings
+from collections.abc import Iterator
 
-settings.register_profile("unhurried", deadline=None, max_examples=40)
-settings.load_profile("unhurried")
+import pytest
+
+from loadtests.load import LoadGenerator
+from tests.loadtests.fake import Fake
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    """Answers in this process."""
+    with Fake() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def generator() -> Iterator[LoadGenerator]:
+    """One for all tests: it takes a while to start."""
+    with LoadGenerator() as child:
+        yield child

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtests.arrivals import Phase, arrivals, phase_of, soak, spike, steady, step_ramp
@@ -12,6 +12,7 @@ loads = st.lists(phases, min_size=1, max_size=4).map(tuple)
 spacings = st.sampled_from(["poisson", "fixed"])
 
 
+@settings(deadline=None)
 @given(loads, spacings, st.integers(0, 99))
 def test_requests_are_due_in_order_and_within_the_load(load, spacing, seed):
     """Nothing is due before the start, after the end, or before the one before it."""
@@ -20,6 +21,7 @@ def test_requests_are_due_in_order_and_within_the_load(load, spacing, seed):
     assert ((times >= 0) & (times <= sum(phase.seconds for phase in load) + 1e-9)).all()
 
 
+@settings(deadline=None)
 @given(loads)
 def test_fixed_arrivals_are_as_many_as_the_rate_says(load):
     """Each phase holds its rate times its length, to within one."""
@@ -34,6 +36,7 @@ def test_poisson_gaps_have_the_mean_and_spread_of_an_exponential():
     assert gaps.std() == pytest.approx(1 / 50, rel=0.05)
 
 
+@settings(deadline=None)
 @given(st.floats(1, 100), st.floats(1.1, 5), st.integers(0, 99))
 def test_the_same_seed_is_the_same_pattern_at_any_rate(rate, factor, seed):
     """Twice the rate is the same arrivals in half the time."""
@@ -41,6 +44,7 @@ def test_the_same_seed_is_the_same_pattern_at_any_rate(rate, factor, seed):
     assert slow == pytest.approx(factor * fast)
 
 
+@settings(deadline=None)
 @given(loads, st.integers(0, 99))
 def test_a_seed_gives_the_same_times_and_another_one_others(load, seed):
     """Nothing but the seed is random."""

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtests.errors import TextsError
@@ -17,12 +17,14 @@ distributions = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(distributions)
 def test_what_is_shown_can_be_typed(lengths):
     """A distribution is written as it is read."""
     assert parse_lengths(str(lengths)) == lengths
 
 
+@settings(deadline=None)
 @given(distributions, st.integers())
 def test_a_seed_gives_the_same_lengths(lengths, seed):
     """Lengths are drawn from the seed alone, and are lengths of the distribution."""

@@ -19,7 +19,7 @@ def pieces(inputs):
     return 3 + sum(1 + len(word) // 6 + word.endswith((".", "?")) for text in texts for word in text.split())
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(tasks, st.integers(20, 400), st.integers(0, 99))
 def test_a_text_takes_exactly_the_tokens_asked_for(task, length, seed):
     """Whatever the tokenizer makes of words, fillers make up the rest."""
@@ -28,7 +28,7 @@ def test_a_text_takes_exactly_the_tokens_asked_for(task, length, seed):
     assert [pieces(inputs) for inputs in texts.inputs] == [length] * 3
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(tasks, st.integers(0, 99))
 def test_a_seed_gives_the_same_texts_and_another_one_others(task, seed):
     """Texts depend on the seed alone, and differ among themselves."""
