@@ -5,6 +5,7 @@ Durations are from when a request was due, so waiting for a connection or in the
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from loadtests.errors import LoadTestError
 from loadtests.request_log import LOST, OK, Row
 
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -33,7 +34,10 @@ class Exporter:
 
     def serve(self, port: int, address: str = "127.0.0.1") -> int:
         """Answer scrapes at `address:port`, 0 for any free port; gives the port."""
-        server, _ = start_http_server(port, address, registry=self.registry)
+        try:
+            server, _ = start_http_server(port, address, registry=self.registry)
+        except OSError as error:
+            raise LoadTestError(f"metrics cannot be served at {address}:{port} ({error.strerror}); choose another port") from error
         return int(server.server_port)
 
     def begun(self, task: str, variant: str) -> None:

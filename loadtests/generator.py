@@ -20,6 +20,7 @@ from locust.env import Environment
 from loadtests.arrivals import Phase, arrivals
 from loadtests.client import Prepared
 from loadtests.driver import closed_loop, open_loop, with_judges
+from loadtests.errors import LoadTestError
 from loadtests.exporter import Exporter
 from loadtests.request_log import RequestLog
 
@@ -61,8 +62,12 @@ def main() -> None:
     parser.add_argument("--metrics-address", default="127.0.0.1")
     options = parser.parse_args()
     exporter = Exporter()
-    if options.metrics_port is not None:
-        exporter.serve(options.metrics_port, options.metrics_address)
+    try:
+        if options.metrics_port is not None:
+            exporter.serve(options.metrics_port, options.metrics_address)
+    except LoadTestError as error:
+        sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
+        return
     generator = Generator(exporter)
     for line in gevent.fileobject.FileObject(sys.stdin.fileno(), "rb", closefd=False):
         try:

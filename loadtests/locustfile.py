@@ -86,14 +86,14 @@ def begin(environment: Environment, **_: object) -> None:
     options = environment.parsed_options
     if options is None:
         return
-    if options.metrics_port is not None:
-        ServiceUser.exporter = Exporter()
-        ServiceUser.exporter.serve(options.metrics_port, options.metrics_address)
-    if options.headless and environment.host:
-        try:
+    try:
+        if options.metrics_port is not None:
+            ServiceUser.exporter = Exporter()
+            ServiceUser.exporter.serve(options.metrics_port, options.metrics_address)
+        if options.headless and environment.host:
             prepare(environment)
-        except StopTest as error:
-            sys.exit(f"Error: {error}")
+    except (LoadTestError, StopTest) as error:
+        sys.exit(f"Error: {error}")
 
 
 def prepare(environment: Environment, **_: object) -> None:
