@@ -99,7 +99,7 @@ def pooled(samples: Sequence[Sample]) -> Sample:
 
 
 def find_knee(
-    measure: Callable[[float], Step], objective: Objective, *, first: float, precision: float = 1.15, most: int = 12, growth: float = 1.5
+    measure: Callable[[float], Step], objective: Objective, *, first: float, precision: float = 1.15, most: int = 12, growth: float = 1.6
 ) -> Knee:
     """Bracket the highest rate that keeps the objective.
 
@@ -108,11 +108,11 @@ def find_knee(
         objective: what is to be kept.
         first: rate to begin with.
         precision: the search ends when the lowest rate that failed is at most so many times the highest that did not.
-        most: steps, at the most.
+        most: steps, at the most; half of them, where none of these keeps the objective.
         growth: how much faster or slower to go while only one end is known.
     """
     low, high, rate, steps = 0.0, math.inf, first, list[Step]()
-    while len(steps) < most and high > precision * low:
+    while len(steps) < (most if low else most // 2) and high > precision * low:
         steps.append(measure(rate))
         low, high = (rate, high) if objective.kept(steps[-1]) else (low, rate)
         rate = low * growth if math.isinf(high) else high / growth if low == 0.0 else math.sqrt(low * high)
