@@ -3,7 +3,7 @@
 #
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu   install torch from this index: a small build, for CPU only
 #   DATA=my.jsonl                                      make demo: evaluate on this file (columns: sentence, label 0 or 1)
-#   ARGS='-k qa'                                       make test: arguments for pytest; make serve, make bench-…, make loadtest: for their command
+#   ARGS='-k qa'                                       make test: arguments for pytest; make serve, bench-…, loadtest: for their command
 #   PYTHON, VENV                                       the interpreter (3.11 or newer), and where the environment goes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)

@@ -14,13 +14,23 @@ import click
 from loadtests.errors import LoadTestError
 from loadtests.gates import GATES, parse_gate
 from loadtests.lengths import parse_lengths
-from loadtests.plan import LEAST_ROUNDS, MINUTES_PER_TASK, QUICK_MINUTES, QUICK_SHARES, SHARES, Plan, parse_subjects
+from loadtests.plan import (
+    DISTINCT,
+    LEAST_ROUNDS,
+    MINUTES_PER_TASK,
+    QUICK_DISTINCT,
+    QUICK_MINUTES,
+    QUICK_SHARES,
+    SHARES,
+    Plan,
+    parse_subjects,
+)
 from loadtests.results import Result, lines
 from loadtests.run import Target, run, stages
 from loadtests.texts import TASKS
 
 BROKEN_PROMISE, BAD_INPUT, VOID = 1, 2, 3
-DEFAULT_TASKS = ("qa", "classify")
+DEFAULT_TASKS, QUICK_TASKS = ("qa", "classify"), ("qa",)
 
 
 class OneLineError(click.ClickException):
@@ -59,7 +69,13 @@ def main() -> None:
 
 @main.command()
 @click.option("--variants", default="dense,compact-int8,compact", show_default=True, help="The first is what others are compared with.")
-@click.option("--task", "tasks", multiple=True, type=click.Choice(list(TASKS)), help="May be given several times; without it qa, classify.")
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    type=click.Choice(list(TASKS)),
+    help="May be given several times; without it qa, classify, and with --quick qa.",
+)
 @click.option("--length", help="Tokens of a text: 384, 16-384, or 32:5,384:2 with weights; without it the task's own.")
 @click.option(
     "--texts", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="SQuAD's JSON, or JSON lines, in the place of ours."
@@ -72,7 +88,7 @@ def main() -> None:
 @click.option(
     "--arrivals", "spacing", default="poisson", show_default=True, type=click.Choice(["poisson", "fixed"]), help="When requests come."
 )
-@click.option("--minutes", type=click.FloatRange(min=0.1), help="About how long; 12 for each task, or 3.5 with --quick.")
+@click.option("--minutes", type=click.FloatRange(min=0.1), help="About how long; 12 for each task, or 2.5 for all with --quick.")
 @click.option("--rounds", default=LEAST_ROUNDS, show_default=True, type=click.IntRange(min=LEAST_ROUNDS), help="Visits of each variant.")
 @click.option("--quick", is_flag=True, help="To see that it works, not for figures.")
 @click.option("--gate", "gates", multiple=True, help="What to ask for in place of the project's promises: qa:compact-int8/dense>=3.5.")
@@ -106,13 +122,14 @@ def compare(
       secateur-loadtest compare --variants dense,compact-int8,compact@openvino --task qa --length 384
       secateur-loadtest compare --url http://localhost:8000 --task classify --length 16-128
     """
-    chosen = tasks or DEFAULT_TASKS
+    chosen = tasks or (QUICK_TASKS if quick else DEFAULT_TASKS)
     plan = Plan(
         tasks=chosen,
         subjects=parse_subjects(variants),
         lengths=parse_lengths(length) if length else None,
         minutes=minutes or (QUICK_MINUTES if quick else MINUTES_PER_TASK * len(chosen)),
         shares=QUICK_SHARES if quick else SHARES,
+        distinct=QUICK_DISTINCT if quick else DISTINCT,
         **rest,
     )
     if (length or rest["texts"]) and len(chosen) > 1:

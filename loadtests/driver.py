@@ -52,14 +52,16 @@ def open_loop(user: ServiceUser, asked: Sequence[Asked], times: FloatArray) -> R
 
 
 def closed_loop(user: ServiceUser, asked: Sequence[Asked], *, connections: int, seconds: float) -> RequestLog:
-    """Keep so many connections busy for so long."""
+    """Keep so many connections busy for so long; one that is refused waits as it is told to."""
     rows: list[Row] = []
     turns = count()
 
     def ask(until: float) -> None:
         while time.perf_counter() < until:
             text = next(turns) % len(asked)
-            rows.append(user.ask(*asked[text], text=text))
+            rows.append(row := user.ask(*asked[text], text=text))
+            if row.retry_after_s > 0:
+                gevent.sleep(min(row.retry_after_s, max(0.0, until - time.perf_counter())))
 
     with _uninterrupted():
         start, group = time.perf_counter(), Group()

@@ -8,10 +8,13 @@ from loadtests.errors import LoadTestError
 from loadtests.lengths import Lengths
 
 MINUTES_PER_TASK = 12.0
-QUICK_MINUTES = 3.5
+QUICK_MINUTES = 2.5
 LEAST_ROUNDS = 5
 SHARES = (0.7, 0.85, 1.0, 1.2, 1.45)
 QUICK_SHARES = (0.75, 1.0, 1.35)
+DISTINCT = 16
+QUICK_DISTINCT = 6
+BETWEEN_SECONDS = 0.5
 RUNTIMES = ("onnxruntime", "openvino")
 
 _KNEE_SHARE = 0.3
@@ -76,19 +79,19 @@ class Plan:
     minutes: float = MINUTES_PER_TASK
     rounds: int = LEAST_ROUNDS
     shares: tuple[float, ...] = SHARES
-    connections: int = 8
-    distinct: int = 16
+    connections: int = 4
+    distinct: int = DISTINCT
     seed: int = 0
 
     @property
     def times(self) -> Times:
-        """The minutes, divided among tasks and subjects."""
+        """The minutes, divided among tasks and subjects; after each load some time goes by until the last answers are there."""
         each = 60.0 * self.minutes / (len(self.tasks) * len(self.subjects))
         visit = (1 - _KNEE_SHARE) * each / self.rounds
-        step = max(_LEAST_SECONDS, (1 - _CLOSED_SHARE) * visit / len(self.shares))
+        step = max(_LEAST_SECONDS, (1 - _CLOSED_SHARE) * visit / len(self.shares) - BETWEEN_SECONDS)
         return Times(
-            knee=max(_LEAST_SECONDS, _KNEE_SHARE * each / _KNEE_STEPS),
-            closed=max(_LEAST_SECONDS, _CLOSED_SHARE * visit),
+            knee=max(_LEAST_SECONDS, _KNEE_SHARE * each / _KNEE_STEPS - BETWEEN_SECONDS),
+            closed=max(_LEAST_SECONDS, _CLOSED_SHARE * visit - BETWEEN_SECONDS),
             step=step,
             warm=min(0.5, 0.1 * step),
         )

@@ -26,6 +26,8 @@ _WHERE = ("beside the canal", "behind the school", "in the upper meadow", "near 
 _WHEN = ("before the first frost", "in the spring of 1911", "one rainy Tuesday", "after the harvest", "late in the evening", "last summer")
 _WHY = ("because nobody else would", "for a handful of coins", "although it was late", "with great patience", "and said nothing about it")
 _FILLER = "and"
+_FILLERS = 0.04
+_GUESSES = 4
 
 
 @dataclass(frozen=True)
@@ -95,17 +97,23 @@ def file_texts(task: Task, path: Path, *, count: Count, texts: int, seed: int) -
 
 
 def fitted(compose: Callable[[int, int], Inputs], count: Count, tokens: int) -> tuple[Inputs, int]:
-    """The text with most words, then fillers of a token each, that takes at most so many tokens; and how many it takes."""
-    fewest, beyond = 1, tokens + 1
-    if count(compose(fewest, 0)) > tokens:
+    """A text whose words take nearly so many tokens, and fillers of a token each the rest; and how many it takes, never more.
+
+    Counting means asking, so what was counted guides the search, and halving is for where that does not help.
+    """
+    fewest, beyond, taken = 1, tokens + 1, count(compose(1, 0))
+    if taken > tokens:
         raise TextsError(f"no text of {tokens} tokens can be made; choose a greater length")
-    while beyond - fewest > 1:
-        middle = (fewest + beyond) // 2
-        fewest, beyond = (middle, beyond) if count(compose(middle, 0)) <= tokens else (fewest, middle)
-    plain = compose(fewest, 0)
-    filled = compose(fewest, tokens - count(plain))
-    taken = count(filled)
-    return (filled, taken) if taken <= tokens else (plain, count(plain))
+    guess, slack, tries = 3 * tokens // 4, max(2, int(_FILLERS * tokens)), 0
+    while tokens - taken > slack and beyond - fewest > 1:
+        probe = min(max(guess, fewest + 1), beyond - 1)
+        found = count(compose(probe, 0))
+        fewest, taken, beyond = (probe, found, beyond) if found <= tokens else (fewest, taken, probe)
+        tries += 1
+        guess = probe * (tokens - slack // 2) // found if tries < _GUESSES else (fewest + beyond) // 2
+    filled = compose(fewest, tokens - taken)
+    total = count(filled)
+    return (filled, total) if total <= tokens else (compose(fewest, 0), taken)
 
 
 def estimated_tokens(inputs: Inputs) -> int:

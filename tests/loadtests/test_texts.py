@@ -81,3 +81,10 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path, name, text):
         (tmp_path / name).write_text(text)
     with pytest.raises(TextsError, match=name):
         read_rows(tmp_path / name, TASKS["classify"])
+
+
+def test_few_questions_find_the_length():
+    """Each count is a request to the service, so a handful has to do."""
+    calls = []
+    own_texts(TASKS["qa"], Fixed(384), count=lambda inputs: calls.append(0) or pieces(inputs), texts=10, seed=0)
+    assert len(calls) <= 60
