@@ -5,6 +5,7 @@
     model-embeddings.safetensors   the embedding tables alone, so that models with the same frozen ones share the file's bytes
     model-encoder.safetensors      everything else
     model.safetensors.index.json   for `from_pretrained`, which can read the folder while nothing is removed
+    generation_config.json         of a model that generates
     tokenizer.json …               the tokenizer's own files
 
 `load` also takes what it has not written: a plain folder or a hub name, through `from_pretrained`.
@@ -23,15 +24,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.modeling_utils import no_init_weights
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from pruning.compaction import select
 from pruning.errors import CheckpointError
 from pruning.families import AttentionBlock, family_of
-from pruning.families.editing import DENSE_LAYERS_FIELD, dense_layers
+from pruning.families.editing import DENSE_LAYERS_FIELD, dense_decoder_layers, dense_layers, listed_layers
 from pruning.storage import written
 from pruning.structure import embedding_tables, shapes
+from pruning.vocabulary import input_vocabulary, separate_tables
 from service.artifact import LayerShape
 from service.errors import SecateurError
 from service.model import TOKENIZER_NAME
@@ -51,11 +62,15 @@ class CheckpointManifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = Field(description="Version of the folder's layout.")
-    model_type: str = Field(description="Family of the model: bert, roberta, distilbert.")
+    model_type: str = Field(description="Family of the model: bert, roberta, distilbert, bart.")
     architecture: str = Field(description="Class of the model in transformers.")
-    layers: tuple[LayerShape, ...] = Field(description="Heads and neurons left, layer by layer.")
+    layers: tuple[LayerShape, ...] = Field(
+        description="Heads and neurons left, layer by layer; a decoder layer is two: self-attention; cross-attention and feed-forward."
+    )
     head_size: int = Field(gt=0, description="Columns of one attention head.")
-    dense_layers: int = Field(gt=0, description="Layers of the dense model that this one comes from.")
+    dense_layers: int = Field(gt=0, description="Layers of the dense model that this one comes from, without those of a decoder.")
+    dense_decoder_layers: int = Field(0, ge=0, description="Decoder layers of that dense model.")
+    input_vocabulary: int | None = Field(None, gt=0, description="Tokens that the encoder reads, where the output has fewer.")
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
@@ -87,8 +102,10 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, fol
         save_file(shard, folder / file_name, metadata={"format": "pt"})
         (folder / file_name).chmod(READABLE)  # safetensors leaves its files to their owner alone; a service runs as another user
     _write_json(folder / INDEX_NAME, _index(shards))
-    _write_json(folder / MANIFEST_NAME, _manifest(model).model_dump())
+    _write_json(folder / MANIFEST_NAME, _manifest(model).model_dump(exclude_defaults=True))
     _config_to_save(model, dtype).save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
         if isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -171,7 +188,11 @@ def _load_own(folder: Path, config: PretrainedConfig, auto_class: Any) -> PreTra
         raise CheckpointError(f"{folder}: holds a {manifest.architecture}, where a {type(model).__name__} is needed")
     _check_layers(folder, model, manifest.layers)
     _resize(model, manifest.layers)
+    if manifest.input_vocabulary is not None:
+        separate_tables(model, manifest.input_vocabulary)
     _load_strictly(model, _read_shards(folder), folder)
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
 
 
@@ -210,9 +231,10 @@ def _config(source: str | Path, overrides: Mapping[str, object]) -> PretrainedCo
 def _check_config(folder: Path, config: PretrainedConfig, manifest: CheckpointManifest) -> None:
     facts = {
         "model type": (config.model_type, manifest.model_type),
-        "number of layers": (config.num_hidden_layers, len(manifest.layers)),
+        "number of layers": (listed_layers(config), len(manifest.layers)),
         "head size": (config.hidden_size // config.num_attention_heads, manifest.head_size),
         "number of dense layers": (getattr(config, DENSE_LAYERS_FIELD, config.num_hidden_layers), manifest.dense_layers),
+        "number of dense decoder layers": (dense_decoder_layers(config), manifest.dense_decoder_layers),
     }
     for fact, (in_config, in_manifest) in facts.items():
         if in_config != in_manifest:
@@ -324,6 +346,8 @@ def _manifest(model: PreTrainedModel) -> CheckpointManifest:
         layers=shapes(model),
         head_size=model.config.hidden_size // model.config.num_attention_heads,
         dense_layers=dense_layers(model),
+        dense_decoder_layers=dense_decoder_layers(model.config),
+        input_vocabulary=input_vocabulary(model),
     )
 
 
@@ -337,6 +361,9 @@ def _config_to_save(model: PreTrainedModel, dtype: torch.dtype) -> PretrainedCon
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     config.dtype = dtype
+    if model.can_generate():
+        for name in config._get_non_default_generation_parameters():  # they are in the generation config, where they belong
+            setattr(config, name, None)
     return config
 
 

@@ -255,6 +255,7 @@ class FinePruneConfig(_Part):
     cooldown: float = Field(0.3, ge=0, lt=1, description="Share of the steps after the masks are frozen.")
     attention_penalty: float = Field(1.0, ge=0, description="Weight of the penalty on attention, relative to the method's.")
     feed_forward_penalty: float = Field(1.0, ge=0, description="Weight of the penalty on the feed-forward, relative to the method's.")
+    decoder_penalty: float = Field(2.0, ge=0, description="Weight of both penalties in a decoder, relative to those in its encoder.")
     train: TrainConfig = Field(TrainConfig(), description="How it trains.")
 
     @property

@@ -88,7 +88,7 @@ def to_onnx(model: PreTrainedModel, task_name: str, *, clean: bool = True) -> on
     """
     config_class = TasksManager.get_exporter_config_constructor("onnx", model=model, task=task_name, library_name="transformers")
     config: OnnxConfig = config_class(model.config)
-    with tempfile.TemporaryDirectory() as folder, _evaluating(model), _quiet():
+    with tempfile.TemporaryDirectory() as folder, evaluating(model), quiet():
         path = Path(folder) / GRAPH_NAME
         names, _ = export_pytorch(model, config, OPSET, path)
         proto = onnx.load(path)
@@ -255,7 +255,7 @@ def _rows(batch: Inputs) -> int:
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """The exporter switches the model to evaluation; put its mode back afterwards."""
     training = model.training
     try:
@@ -265,7 +265,7 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Leave out what the TorchScript exporter always warns of: that it is the older one, and that it records constants."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]

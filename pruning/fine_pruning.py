@@ -92,8 +92,8 @@ def fine_prune(
     steps = steps_of(config.train, len(features))
     schedule = Schedule(steps, warmup=round(config.warmup * steps), cooldown=round(config.cooldown * steps))
     masks = attach(model, config.granularity, method_of(config.method), protected=protected)
-    kinds: dict[Kind, float] = {"attention": config.attention_penalty, "feed_forward": config.feed_forward_penalty}
-    pruner = Pruner(masks, schedule, left, config.density if target is None else target, kinds, steers_target=target is not None)
+    goal = config.density if target is None else target
+    pruner = Pruner(masks, schedule, left, goal, penalty_weights(config), steers_target=target is not None)
     training = run_trainer(
         PruningTrainer,
         model,
@@ -121,6 +121,17 @@ def fine_prune(
     finished(masks)
     masks.bake()
     return found
+
+
+def penalty_weights(config: FinePruneConfig) -> dict[Kind, float]:
+    """Weight of the penalty by kind of block, relative to the method's."""
+    attention, feed_forward, decoder = config.attention_penalty, config.feed_forward_penalty, config.decoder_penalty
+    return {
+        "attention": attention,
+        "feed_forward": feed_forward,
+        "decoder_attention": attention * decoder,
+        "decoder_feed_forward": feed_forward * decoder,
+    }
 
 
 @dataclass

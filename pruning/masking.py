@@ -23,7 +23,7 @@ from pruning.granularity import Grid
 from pruning.methods.base import Mask, PruningMethod
 from pruning.structure import LayerStructure, Structure
 
-Kind = Literal["attention", "feed_forward"]
+Kind = Literal["attention", "feed_forward", "decoder_attention", "decoder_feed_forward"]
 _OUTWARD = ("output", "heads", "down", "neurons")
 """Parts whose columns are the heads or neurons: they project back into the residual stream."""
 
@@ -33,7 +33,7 @@ class Masked:
     """One mask in its place.
 
     Attributes:
-        kind: of the block that the linear is part of.
+        kind: of the block that the linear is part of; a decoder's cross-attention is attention of the decoder.
         name: of the block and the linear.
         layer: that the block is part of, counted from 0.
         part: query, key, value, output, heads; up, down, neurons.
@@ -187,9 +187,10 @@ def attach(model: PreTrainedModel, granularity: Granularity, method: PruningMeth
 def _protect(of_layer: Sequence[Masked], layer: EncoderLayer, kept: LayerStructure) -> None:
     """Protect every group that holds a weight of these heads and neurons."""
     for each in of_layer:
-        size = layer.attention.head_size if layer.attention and each.kind == "attention" else 1
+        of_neurons = each.part in ("up", "down", "neurons")
+        size = layer.attention.head_size if layer.attention and not of_neurons else 1
         inside = torch.zeros_like(each.linear.weight)
-        for group in kept.heads if each.kind == "attention" else kept.neurons:
+        for group in kept.neurons if of_neurons else kept.heads:
             members = slice(group * size, (group + 1) * size)
             if each.part in _OUTWARD:
                 inside[:, members] = 1.0
@@ -202,31 +203,33 @@ def _attention(number: int, layer: EncoderLayer, granularity: Granularity, metho
     block, groups = layer.attention, granularity.attention
     if block is None or groups is None:
         return
+    kind: Kind = "attention" if layer.side == "encoder" else "decoder_attention"
     if groups == "head":
         size, hidden = block.head_size, block.output.out_features
         mask = method.mask(Grid(hidden, size), block.output.weight, members=4 * size * hidden)
         followers = tuple((linear, Grid(size, hidden)) for linear in (block.query, block.key, block.value))
-        yield Masked("attention", f"{block.name}.heads", number, "heads", block.output, mask, followers)
+        yield Masked(kind, f"{block.name}.heads", number, "heads", block.output, mask, followers)
         return
     for part in ("query", "key", "value", "output"):
         linear = getattr(block, part)
         grid = _grid(groups, linear.weight, inward=part not in _OUTWARD)
-        yield Masked("attention", f"{block.name}.{part}", number, part, linear, method.mask(grid, linear.weight, members=None))
+        yield Masked(kind, f"{block.name}.{part}", number, part, linear, method.mask(grid, linear.weight, members=None))
 
 
 def _feed_forward(number: int, layer: EncoderLayer, granularity: Granularity, method: PruningMethod) -> Iterator[Masked]:
     block, groups = layer.feed_forward, granularity.feed_forward
     if block is None or groups is None:
         return
+    kind: Kind = "feed_forward" if layer.side == "encoder" else "decoder_feed_forward"
     if groups == "neuron":
         hidden = block.down.out_features
         mask = method.mask(Grid(hidden, 1), block.down.weight, members=2 * hidden)
-        yield Masked("feed_forward", f"{block.name}.neurons", number, "neurons", block.down, mask, ((block.up, Grid(1, hidden)),))
+        yield Masked(kind, f"{block.name}.neurons", number, "neurons", block.down, mask, ((block.up, Grid(1, hidden)),))
         return
     for part in ("up", "down"):
         linear = getattr(block, part)
         grid = _grid(groups, linear.weight, inward=part not in _OUTWARD)
-        yield Masked("feed_forward", f"{block.name}.{part}", number, part, linear, method.mask(grid, linear.weight, members=None))
+        yield Masked(kind, f"{block.name}.{part}", number, part, linear, method.mask(grid, linear.weight, members=None))
 
 
 def _grid(groups: str | BlockSize, weight: Tensor, *, inward: bool) -> Grid:

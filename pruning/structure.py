@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pruning.families import EncoderLayer, family_of
+from pruning.families.editing import dense_decoder_layers
 from pruning.families.editing import dense_layers as dense_layers_of
 from service.artifact import Counts, LayerShape, Macs
 
-PER_TOKEN_HEADS = ("qa_outputs",)
+PER_TOKEN_HEADS = ("qa_outputs", "lm_head")
 
 
 @dataclass(frozen=True)
@@ -70,31 +71,46 @@ def gated(model: PreTrainedModel, structure: Structure) -> Iterator[None]:
 
 
 def parameters(model: PreTrainedModel) -> Counts:
-    """Parameters of the model; `encoder` counts the weights of the layers' linears, without biases."""
+    """Parameters of the model; `encoder` counts the weights of all layers' linears, a decoder's too, without biases."""
     return Counts(
         encoder=sum(_linear_weights(layer) for layer in family_of(model).layers(model)),
-        embeddings=sum(table.weight.numel() for table in embedding_tables(model).values()),
+        embeddings=sum(weight.numel() for weight in {table.weight for table in embedding_tables(model).values()}),
         total=sum(parameter.numel() for parameter in model.parameters()),
     )
 
 
-def macs(model: PreTrainedModel, sequence_length: int) -> Macs:
-    """Multiply-accumulates for one row of that many tokens: linears, the attention core, and the head of the task."""
-    encoder = sum(_layer_macs(layer, sequence_length) for layer in family_of(model).layers(model))
-    head = _head_macs(model, sequence_length)
+def macs(model: PreTrainedModel, sequence_length: int, target_length: int | None = None) -> Macs:
+    """Multiply-accumulates for one row: linears, the attention core, and the head of the task.
+
+    Args:
+        model: Of any structure.
+        sequence_length: Tokens in the row.
+        target_length: Tokens that a decoder is given, all at once; as many as the row has if None.
+    """
+    target = sequence_length if target_length is None else target_length
+    encoder = sum(_layer_macs(layer, sequence_length, target) for layer in family_of(model).layers(model))
+    head = _head_macs(model, target if model.config.is_encoder_decoder else sequence_length)
     return Macs(encoder=encoder, embeddings=0, total=encoder + head, sequence_length=sequence_length)
 
 
 def density(model: PreTrainedModel, dense_layers: int | None = None) -> float:
-    """Encoder linear weights left, over those of the dense model; by default the model knows how many layers that had."""
-    hidden, intermediate = model.config.hidden_size, getattr(model.config, family_of(model).width_field)
-    per_layer: int = 4 * hidden**2 + 2 * hidden * intermediate
-    return parameters(model).encoder / (per_layer * (dense_layers_of(model) if dense_layers is None else dense_layers))
+    """Linear weights left in encoder and decoder, over those of the dense model.
+
+    Args:
+        model: Of any structure.
+        dense_layers: Layers that the dense model had, without those of a decoder; by default the model knows.
+    """
+    config, hidden = model.config, model.config.hidden_size
+    layers = dense_layers_of(model) if dense_layers is None else dense_layers
+    dense: int = layers * (4 * hidden**2 + 2 * hidden * getattr(config, family_of(model).width_field))
+    if config.is_encoder_decoder:
+        dense += dense_decoder_layers(config) * (8 * hidden**2 + 2 * hidden * config.decoder_ffn_dim)
+    return parameters(model).encoder / dense
 
 
 def embedding_tables(model: PreTrainedModel) -> dict[str, nn.Embedding]:
-    """Embedding tables before the first layer, by name."""
-    inside = {id(module) for module in model.base_model.embeddings.modules()}
+    """Embedding tables before the first layer, by name; the names of one shared table each stand for it."""
+    inside = {id(module) for module in getattr(model.base_model, "embeddings", model.base_model).modules()}
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding) and id(module) in inside}
 
 
@@ -134,13 +150,21 @@ def _linear_weights(layer: EncoderLayer) -> int:
     return sum(linear.weight.numel() for linear in linears(layer))
 
 
-def _layer_macs(layer: EncoderLayer, sequence_length: int) -> int:
-    core = 2 * sequence_length**2 * layer.attention.output.in_features if layer.attention else 0
-    return sequence_length * _linear_weights(layer) + core
+def _layer_macs(layer: EncoderLayer, source: int, target: int) -> int:
+    """Queries come from the layer's own stack, with keys and values unless they are those of a cross-attention."""
+    queries = source if layer.side == "encoder" else target
+    keys = source if layer.side == "cross" else queries
+    total = 0
+    if layer.attention:
+        weights = layer.attention.output.weight.numel()  # as many as those of queries, of keys, and of values
+        total += 2 * weights * (queries + keys) + 2 * queries * keys * layer.attention.output.in_features
+    if layer.feed_forward:
+        total += queries * (layer.feed_forward.up.weight.numel() + layer.feed_forward.down.weight.numel())
+    return total
 
 
-def _head_macs(model: PreTrainedModel, sequence_length: int) -> int:
-    """Linears outside the layers: the span head reads every token, poolers and classifiers read one."""
+def _head_macs(model: PreTrainedModel, tokens: int) -> int:
+    """Linears outside the layers: heads of spans and of language models read every token, poolers and classifiers read one."""
     inside = {id(linear) for layer in family_of(model).layers(model) for linear in linears(layer)}
     outside = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and id(m) not in inside}
-    return sum(m.weight.numel() * (sequence_length if name in PER_TOKEN_HEADS else 1) for name, m in outside.items())
+    return sum(m.weight.numel() * (tokens if name in PER_TOKEN_HEADS else 1) for name, m in outside.items())

@@ -3,6 +3,7 @@
 from transformers import PreTrainedModel
 
 from pruning.errors import UnsupportedModelError
+from pruning.families.bart import BartFamily
 from pruning.families.base import AttentionBlock, EncoderLayer, Family, FeedForwardBlock
 from pruning.families.bert import BertFamily
 from pruning.families.distilbert import DistilBertFamily
@@ -13,13 +14,16 @@ FAMILIES: dict[str, Family] = {
     "bert": BertFamily("bert"),
     "roberta": BertFamily("roberta"),
     "distilbert": DistilBertFamily(),
+    "bart": BartFamily(),
 }
 
 
 def family_of(model: PreTrainedModel) -> Family:
     """The family that knows this model's layers."""
     if getattr(model.config, "is_decoder", False):
-        raise UnsupportedModelError(f"{type(model).__name__} is set up as a decoder (config.is_decoder), only encoders can be pruned")
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is set up as a decoder (config.is_decoder), which no family knows how to prune"
+        )
     return family_of_type(model.config.model_type)
 
 

@@ -6,17 +6,18 @@ file beside this one and one line in `families/__init__.py`.
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 Activation = Callable[[Tensor], Tensor]
+Side = Literal["encoder", "decoder", "cross"]
 
 
 @dataclass(frozen=True)
 class AttentionBlock:
-    """Self-attention of one layer; the columns of a head are `head * head_size` to `(head + 1) * head_size`.
+    """Attention of one layer; the columns of a head are `head * head_size` to `(head + 1) * head_size`.
 
     Attributes:
         name: Where the block is inside the model, as in `named_modules`.
@@ -64,10 +65,20 @@ class FeedForwardBlock:
 
 @dataclass(frozen=True)
 class EncoderLayer:
-    """The two blocks of a layer; None stands for a block that was removed, of which only a constant is left."""
+    """An attention and the feed-forward behind it; None stands for a block that was removed, of which only a constant is left.
+
+    A decoder layer is two of these, so that nothing that goes through the layers of a model can forget its cross-attention: the
+    self-attention, which never has a feed-forward, and the cross-attention with the feed-forward.
+
+    Attributes:
+        attention: See `AttentionBlock`.
+        feed_forward: See `FeedForwardBlock`.
+        side: "encoder"; "decoder" for the self-attention of a decoder layer, "cross" for its cross-attention and feed-forward.
+    """
 
     attention: AttentionBlock | None
     feed_forward: FeedForwardBlock | None
+    side: Side = "encoder"
 
 
 class Family(Protocol):
@@ -82,7 +93,7 @@ class Family(Protocol):
     width_field: str
 
     def layers(self, model: PreTrainedModel) -> list[EncoderLayer]:
-        """Blocks of every layer, first layer first."""
+        """Blocks of every layer, first layer first; those of an encoder before those of its decoder."""
 
     def set_attention(self, model: PreTrainedModel, layer: int, block: AttentionBlock) -> None:
         """Put `block`'s linears, of any positive number of heads, in the place of the layer's attention."""
@@ -97,7 +108,11 @@ class Family(Protocol):
         """Replace the layer's feed-forward by the constant `bias`, float `[hidden]`; the residual and its norm stay."""
 
     def drop_layers(self, model: PreTrainedModel, layers: Collection[int]) -> None:
-        """Take whole layers out, residual and norms included; the others move up and the config follows."""
+        """Take whole layers out, residual and norms included; the others move up and the config follows.
+
+        Raises:
+            ConfigError: nothing would be left, or half a decoder layer.
+        """
 
 
 class Constant(nn.Module):

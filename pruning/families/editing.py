@@ -3,9 +3,10 @@
 from collections.abc import Collection
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 DENSE_LAYERS_FIELD = "dense_hidden_layers"
+DENSE_DECODER_LAYERS_FIELD = "dense_decoder_layers"
 
 
 def keep_layers(model: PreTrainedModel, layers: nn.ModuleList, dropped: Collection[int]) -> nn.ModuleList:
@@ -17,5 +18,15 @@ def keep_layers(model: PreTrainedModel, layers: nn.ModuleList, dropped: Collecti
 
 
 def dense_layers(model: PreTrainedModel) -> int:
-    """Layers of the dense model that this one comes from."""
+    """Layers of the dense model that this one comes from; without those of a decoder."""
     return int(getattr(model.config, DENSE_LAYERS_FIELD, model.config.num_hidden_layers))
+
+
+def dense_decoder_layers(config: PretrainedConfig) -> int:
+    """Decoder layers of the dense model that a model of this config comes from; 0 for an encoder."""
+    return int(getattr(config, DENSE_DECODER_LAYERS_FIELD, config.decoder_layers)) if config.is_encoder_decoder else 0
+
+
+def listed_layers(config: PretrainedConfig) -> int:
+    """How many layers a family lists for a model of this config: two for each of a decoder."""
+    return int(config.num_hidden_layers) + (2 * int(config.decoder_layers) if config.is_encoder_decoder else 0)

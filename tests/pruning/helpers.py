@@ -7,6 +7,8 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForQuestionAnswering,
     BertForSequenceClassification,
@@ -65,6 +67,50 @@ def tiny_model(
             values = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(1 + 0.2 * values if "orm.weight" in name else 0.2 * values)
     return model.to(dtype).eval()
+
+
+def tiny_bart(
+    *,
+    seed: int = 0,
+    encoder_layers: int = 2,
+    decoder_layers: int = 3,
+    hidden: int = 32,
+    heads: int = 4,
+    neurons: tuple[int, int] = (37, 29),
+    vocabulary: int = VOCABULARY,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+) -> BartForConditionalGeneration:
+    """A random BART in evaluation mode, of `neurons` in encoder and decoder. Its tokens stand apart, so that generation has no ties."""
+    config = BartConfig(
+        vocab_size=vocabulary,
+        d_model=hidden,
+        encoder_layers=encoder_layers,
+        decoder_layers=decoder_layers,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=neurons[0],
+        decoder_ffn_dim=neurons[1],
+        max_position_embeddings=LONGEST,
+    )
+    config._attn_implementation = attention
+    model = BartForConditionalGeneration(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            values = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + 0.2 * values if "orm.weight" in name or "norm_embedding.weight" in name else 0.3 * values)
+        model.model.shared.weight.mul_(3)
+        model.model.decoder.embed_positions.weight.mul_(9)
+        model.final_logits_bias.copy_(torch.randn(model.final_logits_bias.shape, generator=generator))
+    return model.to(dtype).eval()
+
+
+def bart_batch(*, seed: int = 0, rows: int = 3, length: int = 11, target: int = 6, vocabulary: int = VOCABULARY) -> dict[str, Tensor]:
+    """Inputs of an encoder as in `random_batch`, with tokens for the decoder, int64 `[rows, target]`."""
+    batch = random_batch("roberta", seed=seed, rows=rows, length=length, vocabulary=vocabulary)
+    generator = torch.Generator().manual_seed(seed + 1)
+    return batch | {"decoder_input_ids": torch.randint(4, vocabulary, (rows, target), generator=generator)}
 
 
 def random_batch(

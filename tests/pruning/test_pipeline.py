@@ -9,7 +9,7 @@ import yaml
 
 from pruning import checkpoint
 from pruning.cli import main
-from pruning.config import DensityTarget, DistillationConfig, QuantizeConfig, RunConfig, TrainConfig, parse_config
+from pruning.config import DensityTarget, DistillationConfig, QuantizeConfig, RecoverConfig, RunConfig, parse_config
 from pruning.pipeline import run
 from pruning.publishing import publish
 from pruning.report import RunReport
@@ -142,7 +142,7 @@ def test_changed_data_is_noticed(classification, copied, tmp_path):
 
 def test_recovery_trains_the_compact_model(classification, copied):
     """With `recover`, the scores from before it are in the report too, and the shapes stay."""
-    recover = TrainConfig(epochs=1, batch_size=8, precision="fp32", distillation=DistillationConfig())
+    recover = RecoverConfig(epochs=1, batch_size=8, precision="fp32", distillation=DistillationConfig())
     config = _only_target(classification.model_copy(update={"recover": recover}), 0)
     report = run(config, copied)
     recovered = checkpoint.load(copied / "checkpoints" / config.prune.targets[0].label / "recovered")

@@ -1,0 +1,24 @@
+"""Generation by an encoder-decoder: settings, logits, searches, caches, and the engine that decodes many requests at once.
+
+`Engine` is the way in: `submit` a source, `step` until it is done. What it generates is what transformers 4.57 generates for the same
+settings, greedy and by beam search, token for token; sampling follows the same distribution.
+"""
+
+from service.generation.engine import EncoderDecoder, Engine, Generation, Limits, Progress, generate
+from service.generation.searches import Generated
+from service.generation.sessions import CachedSession, DecoderSession
+from service.generation.settings import GenerationSettings, SpecialTokens
+
+__all__ = [
+    "CachedSession",
+    "DecoderSession",
+    "EncoderDecoder",
+    "Engine",
+    "Generated",
+    "Generation",
+    "GenerationSettings",
+    "Limits",
+    "Progress",
+    "SpecialTokens",
+    "generate",
+]
