@@ -42,7 +42,7 @@ def soak(rate: float, minutes: float) -> Load:
 
 def step_ramp(rates: Sequence[float], seconds: float) -> Load:
     """One rate after another, `seconds` each."""
-    return tuple(Phase(f"{rate:g}/s", seconds, rate) for rate in rates)
+    return tuple(Phase(f"{rate:.3g}/s", seconds, rate) for rate in rates)
 
 
 def spike(rate: float, *, factor: float, before: float, during: float, after: float) -> Load:

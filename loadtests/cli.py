@@ -1,58 +1,33 @@
 """`secateur-loadtest`: what pruning wins, as users of the service feel it. Results go to stdout, messages to stderr."""
 
-import signal
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
+from loadtests.command_line import CommandGroup, bar, finish, options_of_load, output_or
 from loadtests.errors import LoadTestError
 from loadtests.gates import GATES, parse_gate
 from loadtests.lengths import parse_lengths
+from loadtests.machine import MOST_OTHERS, others_now
 from loadtests.plan import (
     DISTINCT,
+    FEW_SHARES,
     LEAST_ROUNDS,
     MINUTES_PER_TASK,
     QUICK_DISTINCT,
     QUICK_MINUTES,
-    QUICK_SHARES,
     SHARES,
     Plan,
     parse_subjects,
 )
-from loadtests.results import Result, lines
-from loadtests.run import Target, run, stages
+from loadtests.run import run, stages
+from loadtests.shape_commands import SHAPE_COMMANDS
+from loadtests.targets import Target, tasks_of
 from loadtests.texts import TASKS
+from loadtests.writing import lines
 
-BROKEN_PROMISE, BAD_INPUT, VOID = 1, 2, 3
-DEFAULT_TASKS, QUICK_TASKS = ("qa", "classify"), ("qa",)
-
-
-class OneLineError(click.ClickException):
-    """An error that is shown as one line."""
-
-    exit_code = BAD_INPUT
-
-
-class CommandGroup(click.Group):
-    """Turns what load tests raise on purpose, and being told to end, into one line and exit code 2."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        """Run the command."""
-        before = signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            return super().invoke(ctx)
-        except LoadTestError as error:
-            raise OneLineError(" ".join(str(error).split())) from error
-        except KeyboardInterrupt:
-            raise OneLineError("interrupted; what was started has ended, and nothing was written") from None
-        finally:
-            signal.signal(signal.SIGTERM, before)
+QUICK_TASKS = ("qa",)
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,38 +39,32 @@ def main() -> None:
     Examples:
       secateur-loadtest compare
       secateur-loadtest compare --quick
+      secateur-loadtest ramp --variant compact-int8
+      secateur-loadtest report runs/loadtest-20260504-102030
     """
 
 
 @main.command()
-@click.option("--variants", default="dense,compact-int8,compact", show_default=True, help="The first is what others are compared with.")
+@click.option(
+    "--variants", default="dense,compact-int8,compact@openvino", show_default=True, help="The first is what others are compared with."
+)
 @click.option(
     "--task",
     "tasks",
     multiple=True,
     type=click.Choice(list(TASKS)),
-    help="May be given several times; without it qa, classify, and with --quick qa.",
+    help="May be given several times; without it all that there is a model for, and with --quick qa.",
 )
-@click.option("--length", help="Tokens of a text: 384, 16-384, or 32:5,384:2 with weights; without it the task's own.")
 @click.option(
-    "--texts", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="SQuAD's JSON, or JSON lines, in the place of ours."
+    "--minutes", type=click.FloatRange(min=0.1), help="About how long loads take; 10.5 for each task, or 1.75 for all with --quick."
 )
-@click.option("--url", help="A service that runs already; without it one is started.")
-@click.option(
-    "--models", default="models", show_default=True, type=click.Path(path_type=Path), help="What a service that is started serves."
-)
-@click.option("--slo", "slo_ms", type=click.FloatRange(min=1), help="Milliseconds within which 99 of 100 answers come; the task's own.")
-@click.option(
-    "--arrivals", "spacing", default="poisson", show_default=True, type=click.Choice(["poisson", "fixed"]), help="When requests come."
-)
-@click.option("--minutes", type=click.FloatRange(min=0.1), help="About how long; 12 for each task, or 2.5 for all with --quick.")
 @click.option("--rounds", default=LEAST_ROUNDS, show_default=True, type=click.IntRange(min=LEAST_ROUNDS), help="Visits of each variant.")
 @click.option("--quick", is_flag=True, help="To see that it works, not for figures.")
+@click.option(
+    "--below/--no-below", default=True, help="Whether to measure what lies below HTTP, too: layers, raw sessions, what each step won."
+)
 @click.option("--gate", "gates", multiple=True, help="What to ask for in place of the project's promises: qa:compact-int8/dense>=3.5.")
-@click.option("--seed", default=0, show_default=True, help="Of texts and arrivals.")
-@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Export the user's side of the load to Prometheus here, while it runs.")
-@click.option("--metrics-address", default="127.0.0.1", show_default=True, help="Address of that port.")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder to make; without it runs/loadtest-<time>.")
+@options_of_load
 def compare(
     variants: str,
     tasks: tuple[str, ...],
@@ -119,43 +88,53 @@ def compare(
     Examples:
       secateur-loadtest compare
       secateur-loadtest compare --quick --task qa
-      secateur-loadtest compare --variants dense,compact-int8,compact@openvino --task qa --length 384
-      secateur-loadtest compare --url http://localhost:8000 --task classify --length 16-128
+      secateur-loadtest compare --variants dense,dense-int8,compact-int8 --task qa --length 384
+      secateur-loadtest compare --url http://localhost:8000 --variants dense,compact-int8 --task classify --length 16-128
     """
-    chosen = tasks or (QUICK_TASKS if quick else DEFAULT_TASKS)
+    subjects, lengths = parse_subjects(variants), parse_lengths(length) if length else None
+    promised, target = tuple(map(parse_gate, gates)) or GATES, Target(url=url, models=None if url else models)
+    named = tasks or (QUICK_TASKS if quick else ())
+    if (length or rest["texts"]) and len(named) != 1:
+        raise LoadTestError("--length and --texts are of one task; name it by --task")
+    chosen = named or tasks_of(target)
     plan = Plan(
         tasks=chosen,
-        subjects=parse_subjects(variants),
-        lengths=parse_lengths(length) if length else None,
+        subjects=subjects,
+        lengths=lengths,
         minutes=minutes or (QUICK_MINUTES if quick else MINUTES_PER_TASK * len(chosen)),
-        shares=QUICK_SHARES if quick else SHARES,
+        shares=FEW_SHARES if quick else SHARES,
         distinct=QUICK_DISTINCT if quick else DISTINCT,
+        quick=quick,
         **rest,
     )
-    if (length or rest["texts"]) and len(chosen) > 1:
-        raise LoadTestError("--length and --texts are of one task; name it by --task")
-    promised = tuple(map(parse_gate, gates)) or GATES
-    target = output or Path("runs") / f"loadtest-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = output_or(output, "loadtest")
     metrics = None if metrics_port is None else (metrics_address, metrics_port)
-    with _bar(stages(plan)) as progress:
-        result = run(plan, Target.of(url, models), gates=promised, output=target, progress=progress, metrics=metrics)
+    if (others := others_now()) > MOST_OTHERS:
+        click.echo(f"other processes take {others:.0%} of the machine now; while they do, the run is void", err=True)
+    with bar("comparing", stages(plan, target)) as progress:
+        result = run(plan, target, gates=promised, output=folder, progress=progress, metrics=metrics)
     click.echo("\n".join(lines(result)))
-    click.echo(f"{result.cores}; written to {target}", err=True)
-    _finish(result)
+    click.echo(f"{result.cores}; written to {folder}, the page is {_report(folder)}", err=True)
+    finish(result.void, failed=result.failed)
 
 
-def _finish(result: Result) -> None:
-    if result.void or result.failed:
-        raise click.exceptions.Exit(VOID if result.void else BROKEN_PROMISE)
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def report(folder: Path) -> None:
+    """Write `report.html` and `report.csv` anew, from the `result.json` of a FOLDER that `compare` made.
+
+    \b
+    Example:
+      secateur-loadtest report runs/loadtest-20260504-102030
+    """
+    click.echo(_report(folder))
 
 
-@contextmanager
-def _bar(length: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr that names what has begun."""
-    items: Iterable[str] = ()
-    with click.progressbar(items, length=length, label="comparing", file=sys.stderr, item_show_func=lambda item: item or "") as bar:
-        yield lambda item: bar.update(1, item)
+def _report(folder: Path) -> Path:
+    from loadtests.report import write_report  # what draws takes long to load, and nothing else needs it
+
+    return write_report(folder)
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+for _shape in SHAPE_COMMANDS:
+    main.add_command(_shape)

@@ -91,17 +91,18 @@ class Client:
         """How many tokens a text takes, by the answers of this service; estimated when they do not say."""
 
         def count(inputs: Inputs) -> int:
-            said = self.post(task.path, body_of(inputs, which)).headers.get(TOKENS_HEADER, "")
+            said = self.post(task.path, body_of(task, inputs, which)).headers.get(TOKENS_HEADER, "")
             return int(said) if said.isdigit() else estimated_tokens(inputs)
 
         return count
 
     def prepare(self, task: Task, inputs: Sequence[Inputs], *, model: str, variant: str) -> list[Prepared]:
         """A request for each of the inputs, with the answer that this variant gives while nothing else is asked."""
-        bodies = [body_of(each, {"model": model, "variant": variant}) for each in inputs]
+        bodies = [body_of(task, each, {"model": model, "variant": variant}) for each in inputs]
         return [Prepared(task.name, variant, task.path, body, self.post(task.path, body).body) for body in bodies]
 
 
-def body_of(inputs: Inputs, which: dict[str, str]) -> str:
+def body_of(task: Task, inputs: Inputs, which: dict[str, str]) -> str:
     """The body of a request; `which` names model and variant, where they matter."""
-    return json.dumps({"inputs": inputs, **which})
+    parameters = {"parameters": task.parameters} if task.parameters else {}
+    return json.dumps({"inputs": inputs, **parameters, **which})

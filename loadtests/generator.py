@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class Generator:
 
 
 def main() -> None:
-    """Commands from standard input until it ends."""
+    """Answer Prometheus, where asked to, and obey."""
     parser = argparse.ArgumentParser(description="Make load, as standard input says.")
     parser.add_argument("--metrics-port", type=int)
     parser.add_argument("--metrics-address", default="127.0.0.1")
@@ -69,6 +70,12 @@ def main() -> None:
         sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
         return
     generator = Generator(exporter)
+    with suppress(BrokenPipeError):  # whoever told us what to do has gone
+        obey(generator)
+
+
+def obey(generator: Generator) -> None:
+    """Commands from standard input until it ends."""
     for line in gevent.fileobject.FileObject(sys.stdin.fileno(), "rb", closefd=False):
         try:
             reply = generator.do(json.loads(line))

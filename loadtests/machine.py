@@ -6,9 +6,12 @@ processor, is void.
 """
 
 import os
+import platform
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -17,6 +20,7 @@ MOST_LAG_MS = 5.0
 MOST_OTHERS = 0.05
 MOST_STOLEN = 0.02
 MOST_GENERATOR = 0.9
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16")
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,13 @@ def read(pids: Iterable[int]) -> Reading:
     return Reading(total, total - idle - stolen, stolen, sum(map(_seconds, family(pids))))
 
 
+def others_now(seconds: float = 1.0) -> float:
+    """Share of the machine that processes take which have nothing to do with this one."""
+    before = read([os.getpid()])
+    time.sleep(seconds)
+    return conditions(before, read([os.getpid()]), lag_p99_ms=0.0, generator_share=0.0).others_share
+
+
 def conditions(before: Reading, after: Reading, *, lag_p99_ms: float, generator_share: float) -> Conditions:
     """Of what was measured between two readings."""
     total = max(after.total - before.total, 1e-9)
@@ -123,12 +134,38 @@ def family(pids: Iterable[int]) -> set[int]:
     return found
 
 
+def resident_bytes(pid: int | None) -> int | None:
+    """Memory of a process and all that it has started; None where that cannot be told."""
+    with suppress(psutil.Error):
+        return sum(psutil.Process(each).memory_info().rss for each in family([pid])) if pid is not None else None
+    return None
+
+
 def listeners(port: int) -> tuple[int, ...]:
     """Processes of this machine that listen on a port; none where that cannot be told."""
     with suppress(psutil.Error):
         found = (each.pid for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN and each.laddr.port == port)
         return tuple(sorted({pid for pid in found if pid is not None}))
     return ()
+
+
+def processor() -> str:
+    """Model name."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Those that matter to matrix products; none where that cannot be told."""
+    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    return tuple(name for name in INSTRUCTION_SETS if name in flags)
+
+
+def _cpuinfo(name: str) -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in text.splitlines() if line.partition(":")[0].strip() == name), "")
 
 
 def _seconds(pid: int) -> float:

@@ -1,17 +1,18 @@
 """What a comparison measures, and how its time is divided."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loadtests.arrivals import Spacing
 from loadtests.errors import LoadTestError
 from loadtests.lengths import Lengths
 
-MINUTES_PER_TASK = 12.0
-QUICK_MINUTES = 2.5
+MINUTES_PER_TASK = 10.5
+QUICK_MINUTES = 1.75
 LEAST_ROUNDS = 5
 SHARES = (0.7, 0.85, 1.0, 1.2, 1.45)
-QUICK_SHARES = (0.75, 1.0, 1.35)
+FEW_SHARES = (0.75, 1.0, 1.35)
+LONG_MS = 1000.0
 DISTINCT = 16
 QUICK_DISTINCT = 6
 BETWEEN_SECONDS = 0.5
@@ -67,6 +68,8 @@ class Plan:
         connections: of closed loops.
         distinct: how many different texts.
         seed: of texts and arrivals.
+        below: whether to measure what lies below HTTP, too.
+        quick: with few visits.
     """
 
     tasks: tuple[str, ...]
@@ -82,6 +85,12 @@ class Plan:
     connections: int = 4
     distinct: int = DISTINCT
     seed: int = 0
+    below: bool = True
+    quick: bool = False
+
+    def within(self, slo_ms: float) -> "Plan":
+        """For an objective of so many milliseconds: fewer rates where it is long, so that a load at each is long beside it."""
+        return replace(self, slo_ms=slo_ms, shares=self.shares if slo_ms < LONG_MS else FEW_SHARES)
 
     @property
     def times(self) -> Times:
@@ -102,11 +111,12 @@ def parse_subjects(text: str) -> tuple[Subject, ...]:
     labels = tuple(label.strip() for label in text.split(",") if label.strip())
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise LoadTestError(f"--variants {text!r}: expected two or more different ones, the first being what others are compared with")
-    return tuple(_subject(label) for label in labels)
+    return tuple(map(parse_subject, labels))
 
 
-def _subject(label: str) -> Subject:
+def parse_subject(label: str) -> Subject:
+    """`compact` or `compact@openvino`."""
     variant, _, runtime = label.partition("@")
-    if (runtime or RUNTIMES[0]) not in RUNTIMES:
-        raise LoadTestError(f"--variants: {label!r} names no runtime; expected one of {', '.join(RUNTIMES)} behind the @")
+    if not variant or (runtime or RUNTIMES[0]) not in RUNTIMES:
+        raise LoadTestError(f"{label!r} is no variant with its runtime; expected one of {', '.join(RUNTIMES)} behind the @")
     return Subject(label, variant, runtime or RUNTIMES[0])

@@ -87,8 +87,11 @@ class RequestLog:
 
     def between(self, first_s: float, last_s: float) -> "RequestLog":
         """Requests that were due from the one time to the other, the latter not included."""
-        inside = (self.intended_s >= first_s) & (self.intended_s < last_s)
-        return RequestLog(**{name: getattr(self, name)[inside] for name in COLUMNS})
+        return self.where((self.intended_s >= first_s) & (self.intended_s < last_s))
+
+    def where(self, chosen: NDArray[np.bool_]) -> "RequestLog":
+        """Those requests, [requests]."""
+        return RequestLog(**{name: getattr(self, name)[chosen] for name in COLUMNS})
 
     def save(self, path: Path) -> None:
         """Write it."""

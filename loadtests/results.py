@@ -1,23 +1,118 @@
-"""What a comparison found, and how it is written: JSON, tables as CSV and every request, in a folder that is there whole or not at all."""
+"""What a comparison found: the schema of `result.json`, which `loadtests.writing` writes.
 
-import csv
+A class is an object whose members are its attributes; a number that could not be had is null, and `void`, at the top, says why all of it
+does not count.
+"""
+
 import json
-import math
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from loadtests.errors import LoadTestError
 from loadtests.gates import Ratio, Verdict
 from loadtests.machine import Conditions
-from loadtests.statistics import Interval, Step
+from loadtests.statistics import Interval, Real, Step
 
 SCHEMA_VERSION = "1.0"
-RESULT, STEPS, RATIOS, REQUESTS = "result.json", "steps.csv", "ratios.csv", "requests"
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one score against another variant's, over the same examples, in points."""
+
+    against: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A score that the artifact says was measured of it, in percent, with its 95 % interval; not measured here."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    examples: int
+    dataset: str
+    split: str
+    difference: Difference | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What the service says of a variant.
+
+    Attributes:
+        model, variant, runtime: who answers, and in what, with its version.
+        precision: of the linear layers: fp32, int8, fp16.
+        density: encoder weights left over those of the dense model.
+        size_bytes: of its files.
+        parameters: how many, embeddings included; None where the service does not say, as for what follows.
+        macs: multiply-accumulates of one row of the longest of the texts; None for a model that generates.
+        revision: of manifest and files.
+        sha256: of each file.
+    """
+
+    model: str
+    variant: str
+    runtime: str
+    precision: str
+    density: float | None
+    size_bytes: int
+    parameters: int | None
+    macs: float | None
+    revision: str
+    sha256: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident bytes of a service that holds this variant of this task's model alone: before any load, and after the last."""
+
+    loaded_bytes: int
+    loaded_peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where the time of right answers went, in milliseconds each, mean; the parts add up to the mean latency.
+
+    Attributes:
+        lag: until it was sent, after it was due.
+        queue, tokenize, infer: as the service's headers say.
+        post: the rest of what the service took: reading, checking, making the answer.
+        http: what was not in the service: connection, transport, both ends' queues.
+    """
+
+    lag: Real
+    queue: Real
+    tokenize: Real
+    infer: Real
+    post: Real
+    http: Real
+
+
+@dataclass(frozen=True)
+class Point:
+    """One rate of the rounds, all rounds together.
+
+    Attributes:
+        share: of the variant's knee; 1 is the knee itself.
+        step: the figures.
+        histogram: right answers in each bin of `TaskResult.edges_ms`, [edges - 1]; the first and the last take what lies beyond.
+        split: where their time went; None where the service does not say.
+    """
+
+    share: float
+    step: Step
+    histogram: tuple[int, ...]
+    split: Split | None
 
 
 @dataclass(frozen=True)
@@ -25,22 +120,115 @@ class SubjectResult:
     """One variant in one task.
 
     Attributes:
-        label: as it was asked for.
-        served: what the service says of it: accuracy, size, revision and so on.
+        label: as it was asked for: `compact-int8`, `compact@openvino`.
+        artifact: what it is.
+        accuracy: the task's own score, on the artifact's first data set; None where nothing was measured.
+        scores: all that was measured of it.
         capacity: requests per second of a closed loop.
-        rate: requests per second that keep the objective.
+        rate: the headline: requests per second that keep the objective, 0 for none.
         inside: whether that lies between rates that were visited; otherwise it may be beyond them.
         search: steps of the search for the knee.
-        steps: rates of the rounds, all rounds together.
+        curve: rates of the rounds, ascending.
+        memory: None where the service was not started here.
     """
 
     label: str
-    served: dict[str, Any]
+    artifact: Artifact
+    accuracy: Accuracy | None
+    scores: tuple[Accuracy, ...]
     capacity: Interval
     rate: Interval
     inside: bool
     search: tuple[Step, ...]
-    steps: tuple[Step, ...]
+    curve: tuple[Point, ...]
+    memory: Memory | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the service in one closed loop, as `secateur-serve bench` says, on all cores.
+
+    Attributes:
+        subject: label of the variant.
+        layer: `raw` (the session alone), `engine` (with scheduler, tokenizer and answers), `http`, or `raw, 1 caller` and `http, 1 client`.
+        requests_per_second: median of its visits.
+        p50_ms, p99_ms: of its requests.
+        cpu_ms_per_request: processor time of who answers.
+        efficiency: over the raw session, within rounds; None for raw itself and where it is not compared.
+    """
+
+    subject: str
+    layer: str
+    requests_per_second: float
+    p50_ms: Real
+    p99_ms: Real
+    cpu_ms_per_request: float
+    efficiency: Interval | None
+
+
+@dataclass(frozen=True)
+class Session:
+    """A raw session, one caller, one thread, one row of so many tokens.
+
+    Attributes:
+        subject: label of a variant; with `@torch`, the same weights in torch.
+        tokens: of the row.
+        latency_ms: median over rounds.
+        speedup: over the first subject at this length, within rounds.
+    """
+
+    subject: str
+    tokens: int
+    latency_ms: Interval
+    speedup: Interval
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A step of the way from a slower to a faster raw session; factors of one chain multiply to all of it.
+
+    Attributes:
+        name: what is changed: `ONNX Runtime`, `8 bits`, `pruning`, `second runtime`.
+        before, after: labels of the subjects.
+        tokens: of the row.
+        ratio: latency before over latency after.
+        chain: factors of one chain share it: the label at its end.
+    """
+
+    name: str
+    before: str
+    after: str
+    tokens: int
+    ratio: Interval
+    chain: str
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """The fastest matrix product found on one core: 10^9 operations per second, a multiply-accumulate being two."""
+
+    runtime: str
+    precision: str
+    giga_per_second: float
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """What a variant makes of that.
+
+    Attributes:
+        subject: label.
+        precision: of the matrix products: that of the `Gemm` it is compared with.
+        tokens: of the rows.
+        giga_per_second: 2 x multiply-accumulates of a row over its time in the raw session, on one core.
+        share: of the fastest matrix product.
+    """
+
+    subject: str
+    precision: str
+    tokens: int
+    giga_per_second: float
+    share: float
 
 
 @dataclass(frozen=True)
@@ -53,8 +241,10 @@ class TaskResult:
         lengths: distribution of the texts' tokens, as it was asked for; empty for a file.
         texts: where they come from.
         tokens: of each text, as the service counts them.
+        edges_ms: ends of the histograms' bins, ascending, evenly spaced in the logarithm.
         subjects: what was compared.
         ratios: over the first subject.
+        layers, sessions, factors, rooflines: what `secateur-serve bench` and `loadtests.probe` found; empty where they were not asked.
         conditions: of the rounds.
         void: why it does not count; empty where it does.
         notes: what a reader should know.
@@ -65,24 +255,66 @@ class TaskResult:
     lengths: str
     texts: str
     tokens: tuple[int, ...]
+    edges_ms: tuple[float, ...]
     subjects: tuple[SubjectResult, ...]
     ratios: tuple[Ratio, ...]
+    layers: tuple[Layer, ...]
+    sessions: tuple[Session, ...]
+    factors: tuple[Factor, ...]
+    rooflines: tuple[Roofline, ...]
     conditions: Conditions
     void: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
+class Machine:
+    """Where it was measured.
+
+    Attributes:
+        processor, system, python: names.
+        cores: that this process may use.
+        memory_bytes: of the machine.
+        isa: instruction sets that matter to matrix products.
+        load_before: processes that wanted to run in the minute before.
+        packages: versions.
+        gemms: matrix products on one core; empty where they were not measured.
+    """
+
+    processor: str
+    system: str
+    python: str
+    cores: int
+    memory_bytes: int
+    isa: tuple[str, ...]
+    load_before: float
+    packages: dict[str, str]
+    gemms: tuple[Gemm, ...] = ()
+
+
+@dataclass(frozen=True)
 class Result:
-    """All of it; `began` is in ISO 8601, `cores` and `plan` say how it was measured, `machine` where."""
+    """All of it.
+
+    Attributes:
+        began: in ISO 8601.
+        seconds: how long it took.
+        machine: where.
+        cores: which were whose, in words.
+        plan: what was asked for.
+        tasks: one after another.
+        verdicts: of the gates.
+        schema_version: of this document; the major part changes when a field goes or changes its meaning.
+    """
 
     began: str
     seconds: float
-    machine: dict[str, Any]
+    machine: Machine
     cores: str
     plan: dict[str, Any]
     tasks: tuple[TaskResult, ...]
     verdicts: tuple[Verdict, ...]
+    schema_version: str = SCHEMA_VERSION
 
     @property
     def void(self) -> tuple[str, ...]:
@@ -95,78 +327,16 @@ class Result:
         return any(verdict.passed is False for verdict in self.verdicts)
 
 
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `target` when the block ends well and is gone when it does not."""
-    if target.exists():
-        raise LoadTestError(f"{target} is there already; choose another --output")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+def read_result(folder: Path) -> Result:
+    """What `write` wrote; `LoadTestError` where it is not there or is of another version."""
+    path = folder / RESULT
     try:
-        yield partial
-        partial.chmod(0o755)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def write(result: Result, folder: Path) -> None:
-    """`result.json`, `steps.csv` and `ratios.csv`."""
-    document = {"schema_version": SCHEMA_VERSION, "void": result.void, **asdict(result)}
-    (folder / RESULT).write_text(json.dumps(plain(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    _write_table(folder / STEPS, list(_step_rows(result)))
-    _write_table(folder / RATIOS, [_flat(asdict(ratio)) for task in result.tasks for ratio in task.ratios])
-
-
-def plain(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """The same without numbers that JSON has not: those are null."""
-    if isinstance(value, dict):
-        return {name: plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def lines(result: Result) -> list[str]:
-    """For people."""
-    found = [line for task in result.tasks for line in _task_lines(task)]
-    found += [verdict.line for verdict in result.verdicts]
-    found += [f"VOID  {reason}" for reason in result.void]
-    return found
-
-
-def _task_lines(task: TaskResult) -> list[str]:
-    tokens = f"{min(task.tokens)} to {max(task.tokens)}" if len(set(task.tokens)) > 1 else f"{task.tokens[0]}"
-    return [
-        f"/{task.task}, {tokens} tokens, p99 within {task.slo_ms:g} ms",
-        *(_subject_line(subject) for subject in task.subjects),
-        *(f"  {ratio.subject} over {ratio.baseline}, {ratio.of}: {_shown(ratio.interval)}" for ratio in task.ratios),
-        *(f"  note: {note}" for note in task.notes),
-    ]
-
-
-def _subject_line(subject: SubjectResult) -> str:
-    return f"  {subject.label:<18} {_shown(subject.rate)} requests/s within the objective, {_shown(subject.capacity)} at most"
-
-
-def _shown(interval: Interval) -> str:
-    return f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"
-
-
-def _step_rows(result: Result) -> Iterator[dict[str, Any]]:
-    for task in result.tasks:
-        for subject in task.subjects:
-            for stage, steps in (("search", subject.search), ("rounds", subject.steps)):
-                yield from ({"task": task.task, "subject": subject.label, "stage": stage, **asdict(step)} for step in steps)
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    interval = row.pop("interval")
-    return {**row, **interval}
-
-
-def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
-        table.writeheader()
-        table.writerows(rows)
+        text = path.read_text(encoding="utf-8")
+        found = str(json.loads(text).get("schema_version"))
+        if found.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+            raise LoadTestError(f"{path} is of version {found}; expected {SCHEMA_VERSION}: measure again")
+        return TypeAdapter(Result).validate_json(text)
+    except OSError as error:
+        raise LoadTestError(f"{path} cannot be read ({error.strerror}); name a folder that `compare` made") from error
+    except (ValueError, AttributeError) as error:
+        raise LoadTestError(f"{path} is no result of `compare`: {' '.join(str(error).split())[:200]}") from error

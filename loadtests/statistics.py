@@ -9,11 +9,14 @@ befalls a round befalls both.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
 
 FloatArray = NDArray[np.float64]
+Real = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 
 RESAMPLES = 1000
 PERCENT = 99.0
@@ -55,10 +58,10 @@ class Step:
     rate: float
     requests: int
     failed_share: float
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    p999_ms: float
+    p50_ms: Real
+    p90_ms: Real
+    p99_ms: Real
+    p999_ms: Real
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ so that a text is given words until it has the length that was drawn. Nothing he
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class Task:
         slo_ms: in which 99 of 100 answers should come, where nobody says otherwise.
         compose: a maker of texts from a seed; that takes a number of words and of fillers and gives `inputs` of a request.
         columns: names that a file's lines may give each of the fields; the first is the service's own.
+        parameters: that are sent along, so that there is one right answer.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Task:
     slo_ms: float
     compose: Compose
     columns: Mapping[str, tuple[str, ...]]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -175,11 +177,14 @@ def _inputs(row: object, task: Task, where: str) -> Inputs:
     return next(iter(found.values())) if len(found) == 1 else {field: str(value) for field, value in found.items()}  # type: ignore[return-value]
 
 
+_GREEDY = {"generate_parameters": {"do_sample": False, "num_beams": 1, "max_new_tokens": 64}}
+_TEXT_TO_SUMMARIZE = {"text": ("text", "document", "article")}
+
 TASKS = {
     task.name: task
     for task in (
         Task("qa", "/qa", "question-answering", Fixed(384), 200.0, _compose_question, {"question": ("question",), "context": ("context",)}),
         Task("classify", "/classify", "text-classification", Fixed(32), 200.0, _compose_text, {"text": ("text", "sentence")}),
-        Task("summarize", "/summarize", "summarization", Fixed(512), 5000.0, _compose_text, {"text": ("text", "document", "article")}),
+        Task("summarize", "/summarize", "summarization", Fixed(512), 5000.0, _compose_text, _TEXT_TO_SUMMARIZE, _GREEDY),
     )
 }

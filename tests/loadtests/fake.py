@@ -1,6 +1,7 @@
 """A service of a few lines with known service times, in this process or in one of its own: `python -m tests.loadtests.fake --port N`.
 
-It serves `/qa` and `/classify` in variants that differ in how long they take, one request at a time, and refuses what would wait too long.
+It serves `/qa`, `/classify` and, where asked to, `/summarize` in variants that differ in how long they take, one request at a time, and
+refuses what would wait too long.
 """
 
 import argparse
@@ -10,8 +11,8 @@ import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-MODELS = {"qa": "question-answering", "sentiment": "text-classification"}
-PATHS = {"/qa": "qa", "/classify": "sentiment"}
+MODELS = {"qa": "question-answering", "sentiment": "text-classification", "news": "summarization"}
+PATHS = {"/qa": "qa", "/classify": "sentiment", "/summarize": "news"}
 
 
 @dataclass
@@ -23,12 +24,14 @@ class Behaviour:
         most_waiting: requests that wait; one more is refused.
         wrong_every: every so many answers is wrong; 0 is none.
         silent: it never answers.
+        models: names of those that it serves.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: {"dense": 0.02, "compact-int8": 0.005})
     most_waiting: int = 50
     wrong_every: int = 0
     silent: bool = False
+    models: tuple[str, ...] = ("qa", "sentiment")
 
 
 class Fake(ThreadingHTTPServer):
@@ -65,6 +68,7 @@ class Fake(ThreadingHTTPServer):
         return [
             {"model": model, "variant": variant, "task": task, "metrics": [{"name": "f1", "value": 80.0}]}
             for model, task in MODELS.items()
+            if model in self.behaviour.models
             for variant in names
         ]
 
@@ -84,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         behaviour = self.server.behaviour
         if behaviour.silent:
             threading.Event().wait(60.0)
-        if self.path not in PATHS or (variant := body.get("variant", "dense")) not in behaviour.seconds:
+        if PATHS.get(self.path) not in behaviour.models or (variant := body.get("variant", "dense")) not in behaviour.seconds:
             return self._send(404, {"error": "not found"})
         if self.server.waiting >= behaviour.most_waiting:
             return self._send(503, {"error": "overloaded"}, {"retry-after": "1"})

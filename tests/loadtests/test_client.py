@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from loadtests.answers import Judge
 from loadtests.client import Client
 from loadtests.errors import ServiceError
 from loadtests.texts import TASKS
@@ -39,3 +40,12 @@ def test_a_refusal_is_quoted(fake):
     """What the service says is in the error."""
     with pytest.raises(ServiceError, match=r"404.*not found"):
         Client(fake.url).prepare(TASKS["qa"], ["x"], model="qa", variant="none")
+
+
+def test_summaries_are_asked_for_greedily(fake):
+    """There is one right answer then, and its text is compared."""
+    fake.behaviour.models = ("news",)
+    (prepared,) = Client(fake.url).prepare(TASKS["summarize"], ["one two"], model="news", variant="dense")
+    asked = json.loads(prepared.body)["parameters"]["generate_parameters"]
+    assert (asked["do_sample"], asked["num_beams"]) == (False, 1)
+    assert not Judge(prepared.golden).right(prepared.golden.replace("two", "three").encode())

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from loadtests.cli import main
 from loadtests.client import Client
-from loadtests.compare import conditions_of, notes_of, sample_of, served_row, wrong_answers
+from loadtests.compare import conditions_of, notes_of, sample_of, too_short, wrong_answers
+from loadtests.described import served_row
 from loadtests.errors import LoadTestError, ServiceError
 from loadtests.gates import RATE, Gate
 from loadtests.lengths import Fixed
@@ -20,9 +21,11 @@ from loadtests.load import Made
 from loadtests.machine import Reading
 from loadtests.plan import Plan, Subject, parse_subjects
 from loadtests.request_log import Row, load_log, log_of
-from loadtests.results import whole_folder
-from loadtests.run import Target, run, stages
+from loadtests.run import run, stages
+from loadtests.statistics import Objective
+from loadtests.targets import Target
 from loadtests.texts import TASKS
+from loadtests.writing import whole_folder
 
 FAKE = (sys.executable, "-m", "tests.loadtests.fake")
 PLAN = Plan(
@@ -56,7 +59,7 @@ def test_a_comparison_finds_the_faster_variant_and_writes_all_of_it(tmp_path):
     assert {ratio.of for ratio in result.tasks[0].ratios} >= {RATE}
     assert [verdict.passed for verdict in result.verdicts] == [True]
     assert result.tasks[0].tokens == (12, 12)
-    assert len(told) == stages(PLAN)
+    assert len(told) == stages(PLAN, Target(FAKE))
     assert json.loads((target / "result.json").read_text())["tasks"][0]["subjects"][0]["label"] == "dense"
     assert {row["stage"] for row in csv.DictReader((target / "steps.csv").read_text().splitlines())} == {"search", "rounds"}
     assert len(load_log(next((target / "requests").glob("*-round-00-1.npz")))) > 0
@@ -156,3 +159,13 @@ def test_a_variant_that_never_keeps_the_objective_has_no_rate(tmp_path):
     assert RATE not in {ratio.of for ratio in task.ratios}
     assert "no rate keeps the objective" in task.notes[0]
     assert result.verdicts[0].passed is None
+
+
+def test_loads_that_are_short_beside_the_objective_are_noted():
+    """Nothing is late in a load that ends before: that is void."""
+    plan = replace(PLAN, minutes=10.0)
+    seconds = plan.times.step
+    assert list(too_short(plan, Objective(1e3 * seconds / 10), 5.0)) == []
+    (note,) = too_short(plan, Objective(1e3 * seconds / 2), 5.0)
+    assert "--minutes" in note
+    assert list(too_short(plan, Objective(1e3 * seconds / 2), 1.0)) == []

@@ -35,6 +35,14 @@ def test_users_of_what_is_served_ask(fake: Fake):
     assert "/summarize" not in done.stderr
 
 
+def test_all_three_tasks_are_asked_where_they_are_served(fake: Fake):
+    """Summaries beside questions and texts."""
+    fake.behaviour.models = ("qa", "sentiment", "news")
+    done = locust("--host", fake.url, "--length", "30", "--distinct", "2")
+    assert done.returncode == 0, done.stderr
+    assert all(f"{path} dense" in done.stderr for path in ("/qa", "/classify", "/summarize"))
+
+
 def test_wrong_answers_fail(fake: Fake):
     """An answer that is not the golden one is a failure to Locust, whose exit code says so."""
     fake.behaviour.wrong_every = 3

@@ -20,7 +20,7 @@ def test_subjects_are_variants_in_a_runtime():
 @pytest.mark.parametrize("text", ["", "dense", "dense,dense", "dense,compact@tpu"])
 def test_a_comparison_needs_two_that_differ(text):
     """One line says so."""
-    with pytest.raises(LoadTestError, match=r"--variants"):
+    with pytest.raises(LoadTestError, match=r"--variants|compact@tpu"):
         parse_subjects(text)
 
 
@@ -41,3 +41,10 @@ def test_all_parts_take_about_the_time_given(minutes, tasks, rounds):
     loads = 7 + rounds * (1 + len(plan.shares))
     each = 7 * times.knee + rounds * (times.closed + len(plan.shares) * times.step) + loads * BETWEEN_SECONDS
     assert each * tasks * len(SUBJECTS) / 60 == pytest.approx(minutes, rel=0.01)
+
+
+def test_a_long_objective_has_fewer_rates_that_take_longer():
+    """In the same time."""
+    plan = Plan(("summarize",), SUBJECTS)
+    assert plan.within(200.0).times == plan.times
+    assert plan.within(5000.0).times.step > 1.5 * plan.times.step

@@ -21,9 +21,9 @@ def test_a_service_runs_on_its_cores_and_ends_with_the_block():
     seen: list[psutil.Process] = []
 
     def interrupted() -> None:
-        with running(FAKE, environment={}, cores=one) as url:
-            assert Client(url).served(TASKS["qa"])
-            seen.extend(psutil.Process(pid) for pid in listeners(int(url.rpartition(":")[2])))
+        with running(FAKE, environment={}, cores=one) as server:
+            assert Client(server.url).served(TASKS["qa"])
+            seen.extend(psutil.Process(pid) for pid in listeners(int(server.url.rpartition(":")[2])))
             assert [process.cpu_affinity() for process in seen] == [list(one)]
             raise KeyboardInterrupt
 
@@ -42,6 +42,6 @@ def test_a_service_that_ends_at_once_says_why():
 
 def test_variants_and_runtime_are_settings_of_the_service():
     """As the service reads them."""
-    found = service_environment(["compact"], runtime="openvino")
+    found = service_environment("compact", runtime="openvino")
     assert found["SECATEUR_VARIANTS"] == '["compact"]'
-    assert found["SECATEUR_RUNTIME"] == '{"*/compact": "openvino"}'
+    assert found["SECATEUR_RUNTIME"] == '{"*": "openvino"}'
