@@ -1,9 +1,9 @@
-# make demo, make serve, make bench-serve, make bench-shapes, make test, make lint: each makes its own environment first, and is safe
-# to repeat.
+# make demo, make serve, make bench-serve, make bench-shapes, make loadtest, make test, make lint: each makes its own environment first,
+# and is safe to repeat.
 #
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu   install torch from this index: a small build, for CPU only
 #   DATA=my.jsonl                                      make demo: evaluate on this file (columns: sentence, label 0 or 1)
-#   ARGS='-k qa'                                       make test: arguments for pytest; make serve, make bench-…: for their command
+#   ARGS='-k qa'                                       make test: arguments for pytest; make serve, bench-…, loadtest: for their command
 #   PYTHON, VENV                                       the interpreter (3.11 or newer), and where the environment goes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 INSTALL := $(PIP) install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo serve bench-serve bench-shapes test lint clean
+.PHONY: help demo serve bench-serve bench-shapes loadtest test lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +41,9 @@ bench-serve: $(VENV)/.bench
 
 bench-shapes: $(VENV)/.bench
 	$(BIN)/secateur-prune bench-shapes $(ARGS)
+
+loadtest: $(VENV)/.loadtests
+	$(BIN)/secateur-loadtest compare $(ARGS)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
@@ -71,6 +74,10 @@ $(VENV)/.pruning: pyproject.toml $(VENV)/.made
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.pruning
+	$(INSTALL) -e '.[openvino,loadtests]'
+	@touch $@
+
+$(VENV)/.loadtests: pyproject.toml $(VENV)/.made
 	$(INSTALL) -e '.[openvino,loadtests]'
 	@touch $@
 

@@ -9,6 +9,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
+import loadtests.cli
 import pruning.cli
 import service.cli
 from pruning.config import RECIPES, RunConfig, load_recipe
@@ -17,8 +18,8 @@ from service.settings import Settings
 from tests.fields import SERVICE_README, models_in, with_settings, with_tables
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", RECIPES / "README.md", SERVICE_README]
-PROGRAMS = {"secateur-prune": pruning.cli.main, "secateur-serve": service.cli.main}
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", RECIPES / "README.md", SERVICE_README, ROOT / "loadtests" / "README.md"]
+PROGRAMS = {"secateur-prune": pruning.cli.main, "secateur-serve": service.cli.main, "secateur-loadtest": loadtests.cli.main}
 VARIABLES = {f"SECATEUR_{name.upper()}" for name in Settings.model_fields} | {"SECATEUR_DATA", "SECATEUR_CACHE"}
 
 
@@ -30,7 +31,7 @@ def shell_lines(document: Path) -> list[str]:
 
 
 def help_lines() -> list[str]:
-    """Every example in the help of both programs."""
+    """Every example in the help of all programs."""
     commands = [command for program in PROGRAMS.values() for command in (program, *program.commands.values())]
     lines = [line.strip() for command in commands for line in (command.help or "").splitlines()]
     return [line for line in lines if line.split(" ")[0] in PROGRAMS]

@@ -1,0 +1,536 @@
+"""Grafana's dashboards, as tables of panels: `python docker/grafana/dashboards.py` writes dashboards/*.json again, which Grafana reads.
+
+A panel is a title, what it says, a unit and queries. Prometheus and the service's metrics are in docker/prometheus and service/metrics.py.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+FOLDER = Path(__file__).parent / "dashboards"
+DATASOURCE = {"type": "prometheus", "uid": "prometheus"}
+COLUMNS = 24
+
+Kind = Literal["timeseries", "stat", "bargauge", "table"]
+Query = tuple[str, str]  # PromQL, and what its lines are called
+
+TASKS = 'route=~"/qa|/classify|/summarize"'
+CHOSEN = 'variant=~"$variant"'
+BASELINE = 'variant="$baseline"'
+INPUT = f'kind="input",{CHOSEN}'
+PADDED = f'kind="padded",{CHOSEN}'
+INFERENCE = "secateur_inference_duration_seconds"
+PHASES = ("queue", "tokenize", "inference", "postprocess")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture.
+
+    Attributes:
+        title: what it shows.
+        about: how to read it.
+        unit: Grafana's name of the unit.
+        queries: what is drawn.
+        kind: how.
+        width: of 24 columns.
+        height: in Grafana's rows.
+        stacked: whether lines stand on each other.
+        empty: shown in the place of a value, where there is none.
+    """
+
+    title: str
+    about: str
+    unit: str
+    queries: tuple[Query, ...]
+    kind: Kind = "timeseries"
+    width: int = 12
+    height: int = 8
+    stacked: bool = False
+    empty: str = ""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A choice at the top of a dashboard: the values of a label."""
+
+    name: str
+    label: str
+    metric: str
+    multiple: bool = True
+    first: str = ""
+
+    @property
+    def query(self) -> str:
+        """As Grafana writes it."""
+        return f"label_values({self.metric}, {self.label})"
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """One page; `name` is its file and, behind `secateur-`, its address."""
+
+    name: str
+    title: str
+    panels: tuple[Panel, ...]
+    variables: tuple[Variable, ...] = ()
+
+
+def rate(metric: str, selector: str = "", by: str = "") -> str:
+    """Per second, summed, by labels."""
+    total = f"sum by ({by}) " if by else "sum"
+    return f"{total}(rate({metric}{{{selector}}}[$__rate_interval]))"
+
+
+def quantile(share: float, metric: str, selector: str = "", by: str = "") -> str:
+    """A percentile of a histogram, by labels."""
+    labels = f"le, {by}" if by else "le"
+    return f"histogram_quantile({share}, {rate(f'{metric}_bucket', selector, labels)})"
+
+
+def mean(metric: str, selector: str = "", by: str = "") -> str:
+    """The mean of a histogram, by labels."""
+    return f"{rate(f'{metric}_sum', selector, by)} / {rate(f'{metric}_count', selector, by)}"
+
+
+def share_of_answers(codes: str, by: str = "") -> str:
+    """Share of answers whose status matches; 0 where there are none of them."""
+    others = f'{TASKS},code!~"{codes}"'
+    return f"1 - {rate('secateur_requests_total', others, by)} / {rate('secateur_requests_total', TASKS, by)}"
+
+
+def histogram_of(phase: str) -> str:
+    """A histogram's name."""
+    return f"secateur_{phase}_duration_seconds"
+
+
+BY_VARIANT = "task, variant"
+NAMED = "{{task}} {{variant}}"
+VARIANTS = Variable("variant", "variant", "secateur_model_info")
+SERVICE_TASK = 'label_replace({}, "task", "$1", "route", "/(.*)")'
+
+OVERVIEW = Dashboard(
+    "overview",
+    "Overview",
+    (
+        Panel("Ready", "Replicas that requests should go to.", "short", (("sum(secateur_ready)", ""),), "stat", 4, 4),
+        Panel("Requests", "Per second, of all tasks.", "reqps", ((rate("secateur_requests_total", TASKS), ""),), "stat", 4, 4),
+        Panel("Refused or too late", "503 and 504.", "percentunit", ((share_of_answers("503|504"), ""),), "stat", 4, 4),
+        Panel("Failed", "500: the service's own fault.", "percentunit", ((share_of_answers("500"), ""),), "stat", 4, 4),
+        Panel("p99", "Of all answers.", "s", ((quantile(0.99, "secateur_request_duration_seconds", TASKS), ""),), "stat", 4, 4),
+        Panel("Alerts", "That are firing now.", "short", (('count(ALERTS{alertstate="firing"}) or vector(0)', ""),), "stat", 4, 4),
+        Panel(
+            "Rate by task and variant",
+            "Requests per second; those refused before a variant was chosen have none.",
+            "reqps",
+            ((rate("secateur_requests_total", f'{TASKS},variant=~"$variant|"', "route, variant"), "{{route}} {{variant}}"),),
+            stacked=True,
+        ),
+        Panel(
+            "Errors by task and status",
+            "Answers other than 200, per second: 4xx is the client's, 500 ours, 503 and 504 too much at once.",
+            "reqps",
+            ((rate("secateur_requests_total", f'{TASKS},code!="200"', "route, code"), "{{route}} {{code}}"),),
+            empty="none",
+        ),
+        Panel(
+            "Duration by task",
+            "From the first byte of a request to the last of its answer.",
+            "s",
+            tuple(
+                (quantile(share, "secateur_request_duration_seconds", TASKS, "route"), f"{{{{route}}}} p{100 * share:g}")
+                for share in (0.5, 0.9, 0.99)
+            ),
+        ),
+        Panel(
+            "Duration by task and variant",
+            "Mean time of a text: waiting, tokens, runtime, answer.",
+            "s",
+            (
+                (
+                    " + ".join(f"({mean(histogram_of(phase), CHOSEN, BY_VARIANT)})" for phase in PHASES),
+                    NAMED,
+                ),
+            ),
+        ),
+        Panel(
+            "Shed by reason",
+            "Requests refused or dropped before they ran.",
+            "reqps",
+            ((rate("secateur_shed_total", "", "reason"), "{{reason}}"),),
+            empty="none",
+        ),
+        Panel(
+            "Errors by kind",
+            "Problem documents, by error_type.",
+            "reqps",
+            ((rate("secateur_errors_total", "", "type"), "{{type}}"),),
+            empty="none",
+        ),
+    ),
+    (VARIANTS,),
+)
+
+SIDE_BY_SIDE = Dashboard(
+    "variants",
+    "Variants side by side",
+    (
+        Panel(
+            "Accuracy",
+            "Measured offline, in percent, with the data that the manifest names.",
+            "none",
+            ((f"max by (model, variant, metric, dataset) (secateur_variant_accuracy{{{CHOSEN}}})", ""),),
+            "table",
+        ),
+        Panel(
+            "Served",
+            "Runtime and precision of each variant.",
+            "short",
+            ((f"count by (model, variant, runtime, precision) (secateur_model_info{{{CHOSEN}}})", ""),),
+            "table",
+        ),
+        Panel(
+            "Speed-up of the runtime over $baseline",
+            "Mean time in the runtime of the baseline over that of each: of texts as they come, so compare like with like.",
+            "suffix:x",
+            (
+                (
+                    f"({mean(INFERENCE, BASELINE, 'task')}) / on (task) group_right () ({mean(INFERENCE, CHOSEN, BY_VARIANT)})",
+                    NAMED,
+                ),
+            ),
+        ),
+        Panel(
+            "Texts by variant",
+            "Answered, per second.",
+            "ops",
+            ((rate("secateur_inference_duration_seconds_count", CHOSEN, BY_VARIANT), NAMED),),
+        ),
+        Panel(
+            "Time in the runtime",
+            "p50 and p99, all windows of a text.",
+            "s",
+            tuple((quantile(share, INFERENCE, CHOSEN, BY_VARIANT), f"{NAMED} p{100 * share:g}") for share in (0.5, 0.99)),
+        ),
+        Panel(
+            "Time in the queue",
+            "p50 and p99.",
+            "s",
+            tuple(
+                (quantile(share, "secateur_queue_duration_seconds", CHOSEN, BY_VARIANT), f"{NAMED} p{100 * share:g}")
+                for share in (0.5, 0.99)
+            ),
+        ),
+        Panel(
+            "Where the time goes",
+            "Mean of each phase of a text.",
+            "s",
+            tuple((mean(histogram_of(phase), CHOSEN, BY_VARIANT), f"{NAMED} {phase}") for phase in PHASES),
+            "bargauge",
+            height=12,
+        ),
+        Panel(
+            "Runtime for a thousand tokens",
+            "Of texts without their padding.",
+            "s",
+            (
+                (
+                    f"1000 * {rate('secateur_inference_duration_seconds_sum', CHOSEN, BY_VARIANT)} / "
+                    f"{rate('secateur_tokens_total', INPUT, BY_VARIANT)}",
+                    NAMED,
+                ),
+            ),
+            height=12,
+        ),
+    ),
+    (VARIANTS, Variable("baseline", "variant", "secateur_model_info", multiple=False, first="dense")),
+)
+
+ENGINE = Dashboard(
+    "engine",
+    "Engine",
+    (
+        Panel(
+            "Queue",
+            "Texts that wait or run, and windows that wait.",
+            "short",
+            (("sum(secateur_queue_depth)", "texts"), ("sum(secateur_queue_rows)", "windows")),
+        ),
+        Panel(
+            "Tokens waiting",
+            "What to scale out on.",
+            "short",
+            (("sum(secateur_queue_tokens)", "tokens"), ("sum(secateur_inflight)", "requests in flight")),
+        ),
+        Panel(
+            "Waiting",
+            "Time in the queue.",
+            "s",
+            tuple((quantile(share, "secateur_queue_duration_seconds", CHOSEN), f"p{100 * share:g}") for share in (0.5, 0.9, 0.99)),
+        ),
+        Panel(
+            "Runner busy",
+            "Share of the time in which a runner was at work; near 1 the queue grows.",
+            "percentunit",
+            ((f"{rate('secateur_runner_busy_seconds_total', '', 'instance')} / sum by (instance) (secateur_runners)", "{{instance}}"),),
+        ),
+        Panel(
+            "Tokens",
+            "Computed per second, with padding.",
+            "ops",
+            ((rate("secateur_tokens_total", PADDED, BY_VARIANT), NAMED),),
+            stacked=True,
+        ),
+        Panel(
+            "Padding",
+            "Share of computed tokens that are padding.",
+            "percentunit",
+            (
+                (
+                    f"1 - {rate('secateur_tokens_total', INPUT, BY_VARIANT)} / {rate('secateur_tokens_total', PADDED, BY_VARIANT)}",
+                    NAMED,
+                ),
+            ),
+        ),
+        Panel(
+            "Rows of a call",
+            "8-bit rows run alone, so that neighbours do not change answers.",
+            "short",
+            ((mean("secateur_batch_rows"), "mean"), (quantile(0.99, "secateur_batch_rows"), "p99")),
+        ),
+        Panel(
+            "Tokens of a call",
+            "With padding.",
+            "short",
+            ((mean("secateur_batch_tokens"), "mean"), (quantile(0.99, "secateur_batch_tokens"), "p99")),
+        ),
+        Panel(
+            "Shed by reason",
+            "Requests refused or dropped before they ran.",
+            "reqps",
+            ((rate("secateur_shed_total", "", "reason"), "{{reason}}"),),
+            empty="none",
+        ),
+        Panel(
+            "Runners",
+            "Calls at once, and how many runners were stuck or died.",
+            "short",
+            (("sum(secateur_runners)", "runners"), ("sum(secateur_runners_replaced_total)", "replaced")),
+        ),
+    ),
+    (VARIANTS,),
+)
+
+LOAD_TEST = Dashboard(
+    "loadtest",
+    "Load test",
+    (
+        Panel(
+            "Rate",
+            "Requests that were due, and right answers, as users count them; and what the service answered.",
+            "reqps",
+            (
+                (rate("secateur_loadtest_due_total", CHOSEN, BY_VARIANT), f"due {NAMED}"),
+                (rate("secateur_loadtest_requests_total", f'{CHOSEN},outcome="ok"', BY_VARIANT), f"right {NAMED}"),
+                (
+                    SERVICE_TASK.format(rate("secateur_requests_total", f'{TASKS},{CHOSEN},code="200"', "route, variant")),
+                    f"service {NAMED}",
+                ),
+            ),
+        ),
+        Panel(
+            "Outcomes",
+            "Right, wrong or lost, or the status where that is not 200.",
+            "reqps",
+            ((rate("secateur_loadtest_requests_total", CHOSEN, f"{BY_VARIANT}, outcome"), f"{NAMED} {{{{outcome}}}}"),),
+            stacked=True,
+        ),
+        Panel(
+            "p99, users beside the service",
+            "Users count from when a request was due; where that is more, it waited for a connection.",
+            "s",
+            (
+                (quantile(0.99, "secateur_loadtest_request_duration_seconds", CHOSEN, BY_VARIANT), f"users {NAMED}"),
+                (SERVICE_TASK.format(quantile(0.99, "secateur_request_duration_seconds", TASKS, "route")), "service {{task}}"),
+            ),
+        ),
+        Panel(
+            "p50, users beside the service",
+            "The same for half of the requests.",
+            "s",
+            (
+                (quantile(0.5, "secateur_loadtest_request_duration_seconds", CHOSEN, BY_VARIANT), f"users {NAMED}"),
+                (SERVICE_TASK.format(quantile(0.5, "secateur_request_duration_seconds", TASKS, "route")), "service {{task}}"),
+            ),
+        ),
+        Panel(
+            "On the way",
+            "Requests that users have sent, beside those that the service has.",
+            "short",
+            ((f"sum by ({BY_VARIANT}) (secateur_loadtest_inflight{{{CHOSEN}}})", f"users {NAMED}"), ("sum(secateur_inflight)", "service")),
+        ),
+        Panel(
+            "Sent late",
+            "How long after they were due: over 5 ms (p99) a measurement is void.",
+            "s",
+            tuple((quantile(share, "secateur_loadtest_lag_seconds"), f"p{100 * share:g}") for share in (0.5, 0.99)),
+        ),
+        Panel(
+            "Runner busy",
+            "Share of the service's runners at work.",
+            "percentunit",
+            ((f"{rate('secateur_runner_busy_seconds_total')} / sum(secateur_runners)", "busy"),),
+        ),
+        Panel("Tokens waiting", "In the service.", "short", (("sum(secateur_queue_tokens)", "tokens"),)),
+    ),
+    (Variable("variant", "variant", "secateur_loadtest_due_total"),),
+)
+
+SERVICE_JOB = 'job="secateur"'
+RESOURCES = Dashboard(
+    "resources",
+    "Resources",
+    (
+        Panel(
+            "Processor",
+            "Cores' worth of time, beside the calls that may run at once.",
+            "short",
+            (
+                (f"rate(process_cpu_seconds_total{{{SERVICE_JOB}}}[$__rate_interval])", "{{instance}}"),
+                ("secateur_runners", "{{instance}} runners"),
+            ),
+        ),
+        Panel(
+            "Processor for a request",
+            "Of all work and all tasks.",
+            "s",
+            ((f"{rate('process_cpu_seconds_total', SERVICE_JOB)} / {rate('secateur_requests_total', TASKS)}", "a request"),),
+        ),
+        Panel("Memory", "Resident.", "bytes", ((f"process_resident_memory_bytes{{{SERVICE_JOB}}}", "{{instance}}"),)),
+        Panel(
+            "Memory, growth in an hour",
+            "From the slope of the last hour; a loaded service should stay near 0.",
+            "bytes",
+            ((f"3600 * deriv(process_resident_memory_bytes{{{SERVICE_JOB}}}[1h])", "{{instance}}"),),
+        ),
+        Panel(
+            "Open files",
+            "Connections count; beside the limit.",
+            "short",
+            ((f"process_open_fds{{{SERVICE_JOB}}}", "{{instance}}"), (f"process_max_fds{{{SERVICE_JOB}}}", "{{instance}} limit")),
+        ),
+        Panel(
+            "Up for", "Since the process was started.", "s", ((f"time() - process_start_time_seconds{{{SERVICE_JOB}}}", "{{instance}}"),)
+        ),
+        Panel("Prometheus: memory", "Resident.", "bytes", (('process_resident_memory_bytes{job="prometheus"}', "prometheus"),)),
+        Panel("Prometheus: scrapes", "How long each takes.", "s", (("scrape_duration_seconds", "{{job}} {{instance}}"),)),
+    ),
+)
+
+DASHBOARDS = (OVERVIEW, SIDE_BY_SIDE, ENGINE, LOAD_TEST, RESOURCES)
+
+
+def document(dashboard: Dashboard) -> dict[str, Any]:
+    """What Grafana reads."""
+    return {
+        "uid": f"secateur-{dashboard.name}",
+        "title": f"Secateur: {dashboard.title}",
+        "tags": ["secateur"],
+        "schemaVersion": 39,
+        "editable": False,
+        "graphTooltip": 1,
+        "refresh": "5s",
+        "time": {"from": "now-15m", "to": "now"},
+        "timezone": "browser",
+        "links": [{"type": "dashboards", "tags": ["secateur"], "title": "Secateur", "asDropdown": False, "keepTime": True}],
+        "templating": {"list": [_variable(each) for each in dashboard.variables]},
+        "panels": [
+            _panel(panel, number, place)
+            for number, (panel, place) in enumerate(zip(dashboard.panels, _places(dashboard.panels), strict=True), 1)
+        ],
+    }
+
+
+def text(dashboard: Dashboard) -> str:
+    """The file of a dashboard."""
+    return json.dumps(document(dashboard), indent=2) + "\n"
+
+
+def _places(panels: Sequence[Panel]) -> Iterator[dict[str, int]]:
+    """From left to right, in rows as high as their highest panel."""
+    x = y = height = 0
+    for panel in panels:
+        if x + panel.width > COLUMNS:
+            x, y, height = 0, y + height, 0
+        yield {"x": x, "y": y, "w": panel.width, "h": panel.height}
+        x, height = x + panel.width, max(height, panel.height)
+
+
+def _variable(variable: Variable) -> dict[str, Any]:
+    chosen = {"text": "All", "value": "$__all"} if variable.multiple else {"text": variable.first, "value": variable.first}
+    return {
+        "name": variable.name,
+        "type": "query",
+        "datasource": DATASOURCE,
+        "query": {"query": variable.query, "refId": variable.name},
+        "definition": variable.query,
+        "refresh": 2,
+        "sort": 1,
+        "multi": variable.multiple,
+        "includeAll": variable.multiple,
+        "current": chosen,
+    }
+
+
+def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
+    defaults: dict[str, Any] = {"unit": panel.unit}
+    if panel.kind == "timeseries":
+        stacking = {"mode": "normal" if panel.stacked else "none"}
+        defaults["custom"] = {"stacking": stacking, "fillOpacity": 10, "showPoints": "never", "axisSoftMin": 0}
+    if panel.empty:
+        defaults["noValue"] = panel.empty
+    return {
+        "id": number,
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.about,
+        "gridPos": place,
+        "datasource": DATASOURCE,
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": _OPTIONS[panel.kind],
+        "targets": [_target(panel, index, query, legend) for index, (query, legend) in enumerate(panel.queries)],
+        **_transformed(panel),
+    }
+
+
+def _target(panel: Panel, index: int, query: str, legend: str) -> dict[str, Any]:
+    now = panel.kind != "timeseries"
+    return {
+        "refId": chr(ord("A") + index),
+        "datasource": DATASOURCE,
+        "expr": query,
+        "legendFormat": legend or "__auto",
+        "instant": now,
+        "range": not now,
+        "format": "table" if panel.kind == "table" else "time_series",
+    }
+
+
+def _transformed(panel: Panel) -> dict[str, Any]:
+    return {"transformations": [{"id": "organize", "options": {"excludeByName": {"Time": True}}}]} if panel.kind == "table" else {}
+
+
+_LAST = {"calcs": ["lastNotNull"], "fields": "", "values": False}
+_OPTIONS: dict[Kind, dict[str, Any]] = {
+    "timeseries": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi", "sort": "desc"}},
+    "stat": {"reduceOptions": _LAST, "colorMode": "value", "graphMode": "none"},
+    "bargauge": {"reduceOptions": _LAST, "orientation": "horizontal", "displayMode": "basic"},
+    "table": {"showHeader": True},
+}
+
+
+if __name__ == "__main__":
+    for each in DASHBOARDS:
+        (FOLDER / f"{each.name}.json").write_text(text(each), encoding="utf-8")

@@ -1,0 +1,100 @@
+"""How a result is written: JSON, tables as CSV and every request, in a folder that is there whole or not at all; and lines for people."""
+
+import csv
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from loadtests.errors import LoadTestError
+from loadtests.results import RESULT, SCHEMA_VERSION, Result, SubjectResult, TaskResult
+from loadtests.statistics import Interval
+
+STEPS, RATIOS, REQUESTS = "steps.csv", "ratios.csv", "requests"
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `target` when the block ends well and is gone when it does not."""
+    if target.exists():
+        raise LoadTestError(f"{target} is there already; choose another --output")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write(result: Result, folder: Path) -> None:
+    """`result.json`, `steps.csv` and `ratios.csv`."""
+    write_document({"void": result.void, **asdict(result)}, folder)
+    _write_table(folder / STEPS, list(_step_rows(result)))
+    _write_table(folder / RATIOS, [_flat(asdict(ratio)) for task in result.tasks for ratio in task.ratios])
+
+
+def write_document(document: dict[str, Any], folder: Path) -> None:
+    """`result.json` of anything."""
+    whole = {"schema_version": SCHEMA_VERSION, **document}
+    (folder / RESULT).write_text(json.dumps(plain(whole), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """The same without numbers that JSON has not: those are null."""
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def lines(result: Result) -> list[str]:
+    """For people."""
+    found = [line for task in result.tasks for line in _task_lines(task)]
+    found += [verdict.line for verdict in result.verdicts]
+    found += [f"VOID  {reason}" for reason in result.void]
+    return found
+
+
+def _task_lines(task: TaskResult) -> list[str]:
+    tokens = f"{min(task.tokens)} to {max(task.tokens)}" if len(set(task.tokens)) > 1 else f"{task.tokens[0]}"
+    return [
+        f"/{task.task}, {tokens} tokens, p99 within {task.slo_ms:g} ms",
+        *(_subject_line(subject) for subject in task.subjects),
+        *(f"  {ratio.subject} over {ratio.baseline}, {ratio.of}: {_shown(ratio.interval)}" for ratio in task.ratios),
+        *(f"  note: {note}" for note in task.notes),
+    ]
+
+
+def _subject_line(subject: SubjectResult) -> str:
+    return f"  {subject.label:<18} {_shown(subject.rate)} requests/s within the objective, {_shown(subject.capacity)} at most"
+
+
+def _shown(interval: Interval) -> str:
+    return f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"
+
+
+def _step_rows(result: Result) -> Iterator[dict[str, Any]]:
+    for task in result.tasks:
+        for subject in task.subjects:
+            for stage, steps in (("search", subject.search), ("rounds", tuple(point.step for point in subject.curve))):
+                yield from ({"task": task.task, "subject": subject.label, "stage": stage, **asdict(step)} for step in steps)
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    interval = row.pop("interval")
+    return {**row, **interval}
+
+
+def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
+        table.writeheader()
+        table.writerows(rows)

@@ -1,0 +1,66 @@
+"""The command as a user starts it, and ends it."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from loadtests import cli
+from loadtests.cli import main
+from loadtests.command_line import finish, output_or
+
+COMPARE = [sys.executable, "-m", "loadtests", "compare", "--variants", "dense,compact-int8", "--task", "classify", "--length", "12"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_all_and_leaves_nothing(number, fake, tmp_path):
+    """One line, exit code 2, no folder, no process, while load is being made."""
+    target = tmp_path / "out"
+    with subprocess.Popen([*COMPARE, "--url", fake.url, "--output", str(target)], stderr=subprocess.PIPE, text=True) as command:
+        wait_for(lambda: fake.answers > 20 or command.poll() is not None)
+        children = psutil.Process(command.pid).children(recursive=True)
+        command.send_signal(number)
+        _, said = command.communicate(timeout=30)
+    assert command.returncode == 2
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+    assert children
+    assert not any(child.is_running() for child in children)
+
+
+def test_a_busy_machine_is_said_before_it_costs_time(fake, tmp_path, monkeypatch):
+    """The run goes on; that is for the user to decide."""
+    monkeypatch.setattr(cli, "others_now", lambda: 0.5)
+    done = CliRunner().invoke(main, ["compare", "--url", fake.url, "--task", "summarize", "--output", str(tmp_path / "out")])
+    assert "other processes take 50% of the machine now" in done.stderr
+
+
+@pytest.mark.parametrize(("void", "failed", "code"), [((), False, 0), ((), True, 1), (("late",), False, 3), (("late",), True, 3)])
+def test_the_exit_code_says_void_before_broken(void, failed, code):
+    """A broken promise means nothing where nothing was measured."""
+    try:
+        finish(void, failed=failed)
+        found = 0
+    except Exception as error:  # click's Exit has no common root with its other errors
+        found = error.exit_code
+    assert found == code
+
+
+def test_a_folder_is_named_after_the_time_unless_it_is_given():
+    """Below runs/."""
+    assert output_or(None, "spike").parts[0] == "runs"
+    assert output_or(Path("x"), "spike") == Path("x")
+
+
+def wait_for(so, seconds: float = 60.0) -> None:
+    """Until something is so."""
+    until = time.monotonic() + seconds
+    while not so():
+        assert time.monotonic() < until
+        time.sleep(0.05)

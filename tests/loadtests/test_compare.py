@@ -1,0 +1,171 @@
+"""A whole comparison, of a service whose variants take known times."""
+
+import csv
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from loadtests.cli import main
+from loadtests.client import Client
+from loadtests.compare import conditions_of, notes_of, sample_of, too_short, wrong_answers
+from loadtests.described import served_row
+from loadtests.errors import LoadTestError, ServiceError
+from loadtests.gates import RATE, Gate
+from loadtests.lengths import Fixed
+from loadtests.load import Made
+from loadtests.machine import Reading
+from loadtests.plan import Plan, Subject, parse_subjects
+from loadtests.request_log import Row, load_log, log_of
+from loadtests.run import run, stages
+from loadtests.statistics import Objective
+from loadtests.targets import Target
+from loadtests.texts import TASKS
+from loadtests.writing import whole_folder
+
+FAKE = (sys.executable, "-m", "tests.loadtests.fake")
+PLAN = Plan(
+    ("classify",),
+    parse_subjects("dense,compact-int8"),
+    lengths=Fixed(12),
+    slo_ms=150.0,
+    failures=0.05,
+    spacing="fixed",
+    minutes=0.1,
+    rounds=3,
+    shares=(0.7, 1.5),
+    distinct=2,
+)
+NAN = float("nan")
+
+
+def log_with(*changes: dict) -> object:
+    """A log of as many requests, each good but for its changes."""
+    good = Row(1.0, 1.001, 1.1, 200, 10, True, 0, "dense", NAN, NAN, NAN, NAN, NAN)
+    return log_of(good._replace(**change) for change in changes)
+
+
+def test_a_comparison_finds_the_faster_variant_and_writes_all_of_it(tmp_path):
+    """Knees, a ratio, a verdict, and files with every request; nothing that was started goes on."""
+    told: list[str] = []
+    target = tmp_path / "out" / "first"
+    result = run(PLAN, Target(FAKE), gates=[Gate("classify", "compact-int8", "dense", 1.2)], output=target, progress=told.append)
+    dense, fast = result.tasks[0].subjects
+    assert 0 < dense.rate.value < fast.rate.value
+    assert {ratio.of for ratio in result.tasks[0].ratios} >= {RATE}
+    assert [verdict.passed for verdict in result.verdicts] == [True]
+    assert result.tasks[0].tokens == (12, 12)
+    assert len(told) == stages(PLAN, Target(FAKE))
+    assert json.loads((target / "result.json").read_text())["tasks"][0]["subjects"][0]["label"] == "dense"
+    assert {row["stage"] for row in csv.DictReader((target / "steps.csv").read_text().splitlines())} == {"search", "rounds"}
+    assert len(load_log(next((target / "requests").glob("*-round-00-1.npz")))) > 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["first"]
+    assert not [child for child in psutil.Process().children(recursive=True) if "tests.loadtests.fake" in child.cmdline()]
+
+
+def test_results_are_there_whole_or_not_at_all(tmp_path):
+    """What is interrupted leaves nothing, and what is there already is not touched."""
+
+    def interrupted() -> None:
+        with whole_folder(tmp_path / "out") as folder:
+            (folder / "half").write_text("")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out").mkdir()
+    with pytest.raises(LoadTestError, match="already"), whole_folder(tmp_path / "out"):
+        pass
+
+
+def test_wrong_answers_and_answers_of_others_are_void():
+    """A body that is not the golden one, and a variant that was not asked."""
+    assert list(wrong_answers([log_with({}, {})], PLAN)) == []
+    (wrong, other) = wrong_answers([log_with({}, {"right": False}, {"variant": "compact"})], PLAN)
+    assert "1 of 3 answers" in wrong
+    assert "compact" in other
+
+
+def test_requests_that_were_sent_late_are_void():
+    """The generator's lag is looked at over all loads; others' share only where ours is known."""
+    made = Made(log_with({}, {"sent_s": 1.05}), seconds=1.0, cpu_seconds=0.2)
+    before, after = Reading(0.0, 0.0, 0.0, 0.0), Reading(10.0, 5.0, 0.0, 1.0)
+    found = [conditions_of([made], before, after, known=known) for known in (True, False)]
+    assert [each.others_share for each in found] == pytest.approx([0.4, 0.0])
+    assert all("late" in each.reasons[0] for each in found)
+
+
+def test_failures_are_counted_and_have_no_latency():
+    """Only right answers have one, from when they were due."""
+    sample = sample_of(log_with({}, {"status": 503, "right": False}, {"right": False}))
+    assert sample.failed == 2
+    assert sample.latencies_ms == pytest.approx([100.0])
+
+
+def test_a_variant_that_is_not_served_is_named(fake):
+    """With those that are."""
+    with pytest.raises(ServiceError, match=r"does not serve tiny .* dense, compact-int8"):
+        served_row(Client(fake.url), TASKS["qa"], Subject("tiny", "tiny", "onnxruntime"))
+
+
+def test_what_is_not_known_is_said():
+    """Where the service's processes are not known, the others' share is not, either."""
+    assert ["processes" in note for note in notes_of([], known=False)] == [True]
+    assert list(notes_of([], known=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--variants", "dense"], "--variants"),
+        (["--length", "long", "--task", "qa"], "long"),
+        (["--length", "32"], "--task"),
+        (["--gate", "x"], "--gate"),
+        (["--url", "nowhere"], "nowhere"),
+        (["--task", "dance"], "dance"),
+        (["--rounds", "2"], "rounds"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, words, tmp_path, monkeypatch):
+    """Exit code 2, what was wrong, no traceback, nothing written."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["compare", *arguments])
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.output
+    assert [path for path in tmp_path.rglob("*") if path.name != "runs"] == []
+
+
+def test_a_task_that_is_not_served_is_one_line(fake, tmp_path):
+    """The service is asked first; the folder is not made."""
+    done = CliRunner().invoke(main, ["compare", "--url", fake.url, "--task", "summarize", "--output", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert "/summarize" in done.stderr
+    assert not Path(tmp_path / "out").exists()
+
+
+def test_a_variant_that_never_keeps_the_objective_has_no_rate(tmp_path):
+    """The comparison goes on: capacities are compared, rates are not, and a note says why."""
+    plan = replace(PLAN, slo_ms=15.0, rounds=1, minutes=0.03)
+    gate = Gate("classify", "compact-int8", "dense", 1.2)
+    result = run(plan, Target(FAKE), gates=[gate], output=tmp_path / "out", progress=lambda text: None)
+    (task,) = result.tasks
+    assert task.subjects[0].rate.value == 0
+    assert RATE not in {ratio.of for ratio in task.ratios}
+    assert "no rate keeps the objective" in task.notes[0]
+    assert result.verdicts[0].passed is None
+
+
+def test_loads_that_are_short_beside_the_objective_are_noted():
+    """Nothing is late in a load that ends before: that is void."""
+    plan = replace(PLAN, minutes=10.0)
+    seconds = plan.times.step
+    assert list(too_short(plan, Objective(1e3 * seconds / 10), 5.0)) == []
+    (note,) = too_short(plan, Objective(1e3 * seconds / 2), 5.0)
+    assert "--minutes" in note
+    assert list(too_short(plan, Objective(1e3 * seconds / 2), 1.0)) == []

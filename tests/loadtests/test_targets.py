@@ -1,0 +1,36 @@
+"""Which service is measured, and for which tasks."""
+
+import json
+
+import pytest
+
+from loadtests.errors import ServiceError
+from loadtests.machine import Cores
+from loadtests.plan import parse_subjects
+from loadtests.targets import Target, artifacts_of, pids_of, servers_of, tasks_of
+from loadtests.texts import TASKS
+
+CORES = Cores((0,), (1,), pinned=True)
+
+
+def test_tasks_are_those_that_there_is_a_model_for(fake, tmp_path):
+    """As the service says, or the folder of models; one line where there is none."""
+    assert tasks_of(Target(url=fake.url)) == ("qa", "classify")
+    with pytest.raises(ServiceError, match="no model"):
+        tasks_of(Target(models=tmp_path))
+    (tmp_path / "news" / "dense").mkdir(parents=True)
+    (tmp_path / "news" / "dense" / "manifest.json").write_text(json.dumps({"task": "summarization"}))
+    assert tasks_of(Target(models=tmp_path)) == ("summarize",)
+
+
+def test_a_service_that_runs_serves_all_subjects(fake):
+    """Nothing is started, its processes are found, and its cores are left alone."""
+    target, subjects = Target(url=fake.url), parse_subjects("dense,compact-int8")
+    with artifacts_of(target, TASKS["qa"], subjects) as artifacts, servers_of(target, artifacts, subjects, CORES) as servers:
+        assert artifacts is None
+        assert {label: (server.url, server.pid) for label, server in servers.items()} == dict.fromkeys(
+            ("dense", "compact-int8"), (fake.url, None)
+        )
+    assert pids_of(target)
+    assert pids_of(Target(url="http://example.org")) is None
+    assert "where it was" in target.where(CORES)
