@@ -52,6 +52,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy docker/*.py docker/grafana/*.py
 	$(BIN)/lint-imports
 
 clean:
@@ -82,5 +83,5 @@ $(VENV)/.loadtests: pyproject.toml $(VENV)/.made
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pruning
-	$(INSTALL) --group dev
+	$(INSTALL) -e '.[loadtests]' --group dev
 	@touch $@

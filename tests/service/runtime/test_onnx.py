@@ -1,5 +1,8 @@
 """Sessions of ONNX Runtime."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -82,3 +85,13 @@ def test_sessions_keep_no_plan_for_each_length():
     """Patterns of memory are off, so that rows of mixed lengths do not fill it."""
     assert not base_options(threads=1).enable_mem_pattern
     assert base_options(threads=1).enable_cpu_mem_arena
+
+
+@pytest.mark.parametrize("module", ["service.runtime.onnx", "pruning.quantization", "loadtests.peers.sessions"])
+def test_nothing_is_reported_to_the_makers_of_the_runtime(module):
+    """ONNX Runtime's telemetry is off before it is imported, unless the environment says otherwise."""
+    code = f"import os, {module}; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    for extra, expected in (({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")):
+        result = subprocess.run([sys.executable, "-c", code], env=environment | extra, capture_output=True, text=True, check=True)
+        assert result.stdout.strip() == expected
