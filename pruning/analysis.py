@@ -190,7 +190,7 @@ def _drawn(masks: Sequence[SavedMask]) -> Iterator[tuple[SavedMask, NDArray[np.i
 
 def _heads(masks: Sequence[SavedMask], counts: Sequence[int], structure: Sequence[Mapping[str, Any]]) -> tuple[LayerHeads, ...]:
     """Layer by layer, from how many heads there were and what compaction leaves; none where attention is not masked."""
-    attention = [mask for mask in masks if mask.kind == "attention"]
+    attention = [mask for mask in masks if mask.kind in ("attention", "decoder_attention")]
     if not attention:
         return ()
     return tuple(

@@ -15,17 +15,18 @@ from functools import partial
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import onnx
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from transformers import PreTrainedModel
 
 from pruning.errors import ConfigError, StorageError
 from pruning.export import to_onnx
 from pruning.families import family_of
 from pruning.families.editing import dense_layers
+from pruning.generation_latency import GenerationCondition, GenerationTable
 from pruning.latency import Condition, Dimensions, Identity, LatencyTable, Point, calibrate, non_decreasing
 from pruning.quantization import quantize_dynamic
 from pruning.skeleton import SMALL_VOCABULARY, Block, BlockLibrary, blocks_of, cut_blocks, random_model
@@ -36,6 +37,7 @@ from service.runtime.base import Array, Session
 from service.runtime.onnx import OnnxSession, machine
 
 logger = logging.getLogger(__name__)
+Table = TypeVar("Table", LatencyTable, GenerationTable)
 
 RUNTIMES: dict[str, Callable[[bytes, int], Session]] = {"onnxruntime": lambda model, threads: OnnxSession(model, threads=threads)}
 PRECISIONS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {"fp32": lambda model: model, "int8": quantize_dynamic}
@@ -86,11 +88,16 @@ def latency_table(
     _check(model, condition)
     identity = identity_of(model, task, condition)
     path = (folder or cache_folder()) / _file_name(identity)
-    cached = _read_cached(path, identity)
+    return cached_table(path, identity, LatencyTable, lambda: (measure or measure_table)(model, task, condition, seconds=seconds))
+
+
+def cached_table(path: Path, identity: BaseModel, kind: type[Table], measure: Callable[[], Table]) -> Table:
+    """The table in this file if it is of this identity; else it is measured and written there."""
+    cached = _read_cached(path, identity, kind)
     if cached is not None:
         logger.info("latency table from %s", path)
         return cached
-    table = (measure or measure_table)(model, task, condition, seconds=seconds)
+    table = measure()
     try:
         write_text_atomic(path, table.model_dump_json(indent=1))
     except StorageError as error:
@@ -164,7 +171,7 @@ class StructuralBench:
         return _opened(_exported(self._model, self._task, self._condition, layers), condition=self._condition, inputs=self._inputs)
 
 
-def timer_for(condition: Condition) -> Timer:
+def timer_for(condition: Condition | GenerationCondition) -> Timer:
     """Times by the calling thread's share of the processor where a call keeps to that thread, by the clock otherwise."""
     return partial(interleaved, stopwatch=time.thread_time_ns if condition.threads == 1 else None)
 
@@ -190,8 +197,18 @@ def identity_of(model: PreTrainedModel, task: str, condition: Condition) -> Iden
         condition=condition,
         dimensions=dimensions_of(model, task),
         machine=machine(),
-        versions={name: version(name) for name in _GRAPH_PACKAGES},
+        versions=graph_versions(),
     )
+
+
+def graph_versions() -> dict[str, str]:
+    """Versions of the packages that make graphs."""
+    return {name: version(name) for name in _GRAPH_PACKAGES}
+
+
+def digest(identity: BaseModel) -> str:
+    """Sixteen characters that name an identity."""
+    return hashlib.sha256(identity.model_dump_json().encode()).hexdigest()[:16]
 
 
 def cache_folder() -> Path:
@@ -266,8 +283,8 @@ def _table(identity: Identity, timings: Timings, blocks: Sequence[Block], depth:
     """Differences to the anchor, per block, of what chains take in the quiet rounds."""
     anchor_ms = timings.quiet_ms(_ANCHOR)
     shares = {block: (timings.quiet_ms(_name(block)) - anchor_ms) / depth for block in blocks}
-    attention = _levels({block.size: share for block, share in shares.items() if block.kind == "attention"})
-    feed_forward = _levels({block.size: share for block, share in shares.items() if block.kind == "feed_forward"})
+    attention = levels({block.size: share for block, share in shares.items() if block.kind == "attention"})
+    feed_forward = levels({block.size: share for block, share in shares.items() if block.kind == "feed_forward"})
     spread = float(np.median([timings.spread(name) for name in timings.samples]))
     if spread > UNQUIET:
         logger.warning("the machine was busy: latencies varied by %.0f %%; take the table again when it is quiet", 100 * spread)
@@ -275,8 +292,8 @@ def _table(identity: Identity, timings: Timings, blocks: Sequence[Block], depth:
     return LatencyTable(identity=identity, fixed_ms=fixed_ms, attention_ms=attention, feed_forward_ms=feed_forward, spread=spread)
 
 
-def _levels(shares: Mapping[int, float]) -> dict[int, float]:
-    """By ascending size, smoothed so that more never costs less, and nothing less than nothing."""
+def levels(shares: Mapping[int, float]) -> dict[int, float]:
+    """Measured shares by ascending size, smoothed so that more never costs less, and nothing less than nothing."""
     sizes = sorted(shares)
     values = non_decreasing(np.array([shares[size] for size in sizes]))
     return {size: max(float(value), 0.0) for size, value in zip(sizes, values, strict=True)}
@@ -304,15 +321,14 @@ def _near(random: np.random.Generator, levels: Mapping[int, float], size: float)
 
 
 def _file_name(identity: Identity) -> str:
-    digest = hashlib.sha256(identity.model_dump_json().encode()).hexdigest()[:16]
     condition = identity.condition
-    return f"{identity.dimensions.family}-{condition.runtime}-{condition.precision}-{condition.sequence_length}-{digest}.json"
+    return f"{identity.dimensions.family}-{condition.runtime}-{condition.precision}-{condition.sequence_length}-{digest(identity)}.json"
 
 
-def _read_cached(path: Path, identity: Identity) -> LatencyTable | None:
+def _read_cached(path: Path, identity: BaseModel, kind: type[Table]) -> Table | None:
     """The table in this file, or nothing, with a warning if there is a file that cannot be used."""
     try:
-        table = LatencyTable.model_validate_json(path.read_bytes())
+        table = kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except OSError as error:

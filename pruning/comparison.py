@@ -13,7 +13,7 @@ from pruning.results import size_bytes
 from pruning.serving_latency import GRAPH_NAME, same_row
 from pruning.timing import Ratio, interleaved
 from service.artifact import Manifest, Metric
-from service.model import Model
+from service.model import AnyModel, load_model
 from service.runtime.onnx import OnnxSession
 
 SECONDS = 10.0
@@ -78,8 +78,8 @@ def compare_on(
         callers: Concurrent callers of that comparison, one thread each.
         write: Write the metrics into the artifact's manifest.
     """
-    model = Model.load(artifact)
-    other = None if against is None else Model.load(against)
+    model = load_model(artifact)
+    other = None if against is None else load_model(against)
     metrics: list[Metric] = []
     for source in sources:
         found = _evaluate(model, source, positive_label)
@@ -96,12 +96,12 @@ def compare_on(
 
 def compare_latency(artifact: Path, against: Path, *, length: int, callers: int, seconds: float = SECONDS) -> Ratio:
     """How many times faster `artifact` answers one row of that length than `against`."""
-    golden = Model.load(artifact).manifest.golden
+    golden = load_model(artifact).manifest.golden
     calls = {str(folder): same_row(OnnxSession(folder / GRAPH_NAME, threads=1), golden, length) for folder in (artifact, against)}
     return interleaved(calls, seconds=seconds, callers=callers, description=f"{length} tokens").ratio(str(artifact), str(against))
 
 
-def _evaluate(model: Model, source: DataSource, positive_label: int | None) -> Evaluation:
+def _evaluate(model: AnyModel, source: DataSource, positive_label: int | None) -> Evaluation:
     examples = load_source(source, model.manifest.task, labels=model.manifest.labels)
     return evaluate(model, examples, dataset=source_name(source), split=source.split, positive_label=positive_label)
 

@@ -36,6 +36,14 @@ class DataSource(_Part):
     text: str | None = Field(None, description="Column of the text; guessed from the usual names if not given.")
     text_pair: str | None = Field(None, description="Column of the second text, for pairs.")
     label: str = Field("label", description="Column of the label: an index, or one of `labels`.")
+    document: str | None = Field(None, description="Summarization: column of the document; guessed from the usual names if not given.")
+    summary: str | None = Field(None, description="Summarization: column of the summary, or of a list of them; guessed likewise.")
+    copy_target: Literal["best_sentence", "first_sentence"] | None = Field(
+        None,
+        description="Summarization: read documents alone, SQuAD's contexts too, and take one of their own sentences for their summary: the "
+        "one most like the rest by ROUGE-1, or the first.",
+    )
+    passages: int = Field(0, ge=0, description="With `copy_target`: also this many passages of each document, drawn with the run's seed.")
     limit: int | None = Field(None, gt=0, description="Use this many examples, drawn with the run's seed.")
     distractors: int = Field(
         0, ge=0, description="Question answering: other contexts of the source put around each one, in random order; for short contexts."
@@ -51,6 +59,8 @@ class DataSource(_Part):
     def _has_a_source(self) -> "DataSource":
         if not (self.hub or self.path):
             raise ValueError("a data source needs `hub` or `path`")
+        if self.passages and self.copy_target is None:
+            raise ValueError("`passages` are copied from, so they need `copy_target`")
         return self
 
 
@@ -60,6 +70,14 @@ class DataConfig(_Part):
     train: tuple[DataSource, ...] = Field(description="What the weights are trained on and calibration samples are drawn from.")
     validation: tuple[DataSource, ...] = Field((), description="What choices are made by.")
     test: tuple[DataSource, ...] = Field((), description="What is reported once.")
+
+
+class PseudoLabelsConfig(_Part):
+    """Summaries that the teacher writes, for the student to learn (Kim & Rush, 2016, arXiv:1606.07947; Shleifer & Rush, 2020)."""
+
+    beams: int = Field(4, gt=0, description="Beams that the teacher searches with.")
+    batch_size: int = Field(16, gt=0, description="Documents that are summarized at a time.")
+    references: bool = Field(True, description="Learn the summaries of the data, too.")
 
 
 class DistillationConfig(_Part):
@@ -73,6 +91,9 @@ class DistillationConfig(_Part):
     )
     attention: float = Field(
         0.0, ge=0, description="Weight of the loss of attention, averaged over heads, which is added; computed without SDPA, so slower."
+    )
+    pseudo_labels: PseudoLabelsConfig | None = Field(
+        None, description="Summarization: also learn what the teacher writes; none by default."
     )
 
 
@@ -108,6 +129,23 @@ class TrainConfig(_Part):
         return self
 
 
+class WarmStartConfig(_Part):
+    """An encoder-decoder from a pretrained BERT (Rothe et al., 2020, arXiv:1907.12461), for a task that generates."""
+
+    decoder_layers: int = Field(3, gt=0, description="Layers of the decoder, copied from the encoder's, the first and the last among them.")
+
+
+class DecodingConfig(_Part):
+    """How a model that generates does so where a request says nothing else; what is left out is as the model says."""
+
+    num_beams: int | None = Field(None, gt=0, description="Beams; 1 is greedy.")
+    length_penalty: float | None = Field(None, description="Beams: above 0 favours longer summaries.")
+    early_stopping: bool | None = Field(None, description="Beams: stop when there are as many ended ones as beams.")
+    no_repeat_ngram_size: int | None = Field(None, ge=0, description="No sequence of this many tokens occurs twice; 0: it may.")
+    min_new_tokens: int | None = Field(None, ge=0, description="Fewest tokens of a summary.")
+    max_new_tokens: int | None = Field(None, gt=0, description="Most tokens of a summary.")
+
+
 class SpeedupTarget(_Part):
     """A structural speed-up over the dense model in the same precision, runtime and length, one thread, one row per call."""
 
@@ -120,6 +158,24 @@ class SpeedupTarget(_Part):
     def label(self) -> str:
         """Name of the target in folders and tables."""
         return f"speedup-{self.speedup:g}-{self.precision}-{self.sequence_length}"
+
+
+class GenerationTarget(_Part):
+    """A structural speed-up of generation over the dense model: requests that are encoded one by one, and decoded together."""
+
+    speedup: float = Field(gt=1, description="Dense latency over pruned latency, from the source to the last token.")
+    precision: Literal["int8", "fp32"] = Field("int8", description="Precision that will serve.")
+    runtime: str = Field("onnxruntime", description="Runtime that will serve.")
+    source_length: int = Field(gt=0, description="Tokens of a source, as expected in service.")
+    target_length: int = Field(gt=0, description="Tokens that are generated, as expected in service.")
+    beams: int = Field(1, gt=0, description="Beams of a request.")
+    requests: int = Field(1, gt=0, description="Requests that are decoded at the same time.")
+
+    @property
+    def label(self) -> str:
+        """Name of the target in folders and tables."""
+        rows = f"-{self.requests}x{self.beams}" if self.requests * self.beams > 1 else ""
+        return f"generation-{self.speedup:g}-{self.precision}-{self.source_length}-{self.target_length}{rows}"
 
 
 class DensityTarget(_Part):
@@ -138,11 +194,13 @@ class MacsTarget(_Part):
 
     macs: float = Field(gt=0, lt=1, description="MACs left over the dense model's.")
     sequence_length: int = Field(128, gt=0, description="Tokens in the row, the attention core included.")
+    target_length: int | None = Field(None, gt=0, description="Tokens that a decoder generates; as many as in the row if not given.")
 
     @property
     def label(self) -> str:
         """Name of the target in folders and tables."""
-        return f"macs-{self.macs:g}-{self.sequence_length}"
+        generated = "" if self.target_length is None else f"-{self.target_length}"
+        return f"macs-{self.macs:g}-{self.sequence_length}{generated}"
 
 
 class ParametersTarget(_Part):
@@ -158,11 +216,14 @@ class ParametersTarget(_Part):
 
 def _target_kind(value: object) -> str | None:
     keys = value if isinstance(value, dict) else type(value).model_fields if isinstance(value, BaseModel) else ()
+    if "speedup" in keys and ("source_length" in keys or "target_length" in keys):
+        return "generation"
     return next((kind for kind in ("speedup", "density", "macs", "parameters") if kind in keys), None)
 
 
 Target = Annotated[
     Annotated[SpeedupTarget, Tag("speedup")]
+    | Annotated[GenerationTarget, Tag("generation")]
     | Annotated[DensityTarget, Tag("density")]
     | Annotated[MacsTarget, Tag("macs")]
     | Annotated[ParametersTarget, Tag("parameters")],
@@ -172,6 +233,19 @@ Target = Annotated[
         custom_error_message="a target needs exactly one of `speedup`, `density`, `macs`, `parameters`",
     ),
 ]
+
+
+class ShrinkConfig(_Part):
+    """Whole layers that go before anything else is pruned (Shleifer & Rush, 2020, arXiv:2010.13002)."""
+
+    encoder_layers: int | None = Field(None, gt=0, description="Layers that the encoder keeps; all by default.")
+    decoder_layers: int | None = Field(None, gt=0, description="Layers that the decoder keeps; all by default.")
+
+
+class VocabularyConfig(_Part):
+    """Tokens that a model which generates may choose from; what it takes to spell all others is among them."""
+
+    keep: int = Field(gt=0, description="How many: special tokens and what others are spelled in, then those most used in summaries.")
 
 
 class PruneConfig(_Part):
@@ -316,11 +390,16 @@ class RunConfig(_Part):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Name of the model; the artifact's folder.")
     task: TaskName = Field(description="The task, by its standard name.")
     model: str = Field(description="Pretrained encoder or fine-tuned model: hub name, folder, or a Secateur checkpoint.")
+    warm_start: WarmStartConfig | None = Field(
+        None, description="Summarization: `model` is an encoder, which an encoder-decoder is made of; none: it is one already."
+    )
+    generation: DecodingConfig | None = Field(None, description="Summarization: how the model decodes by default.")
     data: DataConfig = Field(description="The datasets.")
     labels: tuple[str, ...] = Field((), description="Classification: label names by index.")
     multi_label: bool = Field(False, description="Classification: sigmoid over each label.")
     max_length: int = Field(384, gt=0, description="Most tokens in a row.")
     stride: int = Field(128, ge=0, description="Question answering: tokens that neighbouring windows share.")
+    target_length: int = Field(64, gt=1, description="Summarization: most tokens in a summary, the end included.")
     seed: int = Field(17, ge=0, description="Seed of everything random.")
     train: tuple[TrainConfig, ...] = Field(
         (), description="Dense fine-tuning, one entry per stage; empty if `model` is fine-tuned already."
@@ -328,8 +407,12 @@ class RunConfig(_Part):
     stages: tuple[tuple[int, ...], ...] = Field(
         (), description="For each training stage, which of `data.train` it uses, by position; empty: all of them in each."
     )
+    shrink: ShrinkConfig | None = Field(None, description="Summarization: layers that go whole, before the rest is pruned.")
     prune: PruneConfig | None = Field(None, description="Pruning with no training; none stops after the dense model.")
     fine_prune: FinePruneConfig | None = Field(None, description="Pruning while training; instead of `prune`.")
+    vocabulary: VocabularyConfig | None = Field(
+        None, description="Summarization: reduce what compact models choose from, before recovery, in which they learn to spell the rest."
+    )
     recover: RecoverConfig | None = Field(None, description="Training of each compact model after pruning.")
     quantize: QuantizeConfig = Field(QuantizeConfig(), description="How the int8 variant is made.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="What is measured.")
@@ -340,10 +423,18 @@ class RunConfig(_Part):
     def _fits_together(self) -> "RunConfig":
         if self.task == "text-classification" and len(self.labels) < 2:
             raise ValueError("text classification needs `labels`: at least two names, by index")
+        if self.warm_start is not None and self.task != "summarization":
+            raise ValueError("`warm_start` makes a model that generates; it is for the task summarization")
         if self.stages and len(self.stages) != len(self.train):
             raise ValueError(f"`stages` has {len(self.stages)} entries and `train` {len(self.train)}; give one per stage")
         if self.prune is not None and self.fine_prune is not None:
             raise ValueError("`prune` and `fine_prune` are two ways to prune; give one of them")
+        generates = self.task == "summarization"
+        if not generates and (self.shrink or self.vocabulary):
+            raise ValueError(f"`shrink` and `vocabulary` are for summarization, and the task is {self.task}; leave them out")
+        if any(isinstance(target, SpeedupTarget if generates else GenerationTarget) for target in self.targets):
+            lengths = "`source_length` and `target_length`" if generates else "`sequence_length`"
+            raise ValueError(f"a speed-up of {self.task} depends on {lengths}; give that beside `speedup`")
         trainings = (*self.train, self.recover, self.fine_prune.train if self.fine_prune else None)
         if not self.data.validation and any(each.patience is not None for each in trainings if each is not None):
             raise ValueError("`patience` goes by the loss on `data.validation`, and there is none; give some, or leave `patience` out")
@@ -410,7 +501,8 @@ def with_speedups(config: RunConfig, speedups: Sequence[float]) -> RunConfig:
     section = config.prune or config.fine_prune
     if section is None:
         raise ConfigError(f"recipe {config.name} has no `prune` and no `fine_prune` section: nothing says how to prune")
-    first = next((target for target in config.targets if isinstance(target, SpeedupTarget)), SpeedupTarget(speedup=2.0))
+    speedups_before = (target for target in config.targets if isinstance(target, SpeedupTarget | GenerationTarget))
+    first = next(speedups_before, SpeedupTarget(speedup=2.0))
     name = "fine_prune" if config.fine_prune else "prune"
     targets = [{**first.model_dump(), "speedup": speedup} for speedup in speedups]
     return parse_config(config.model_dump(exclude={name}) | {name: section.model_dump() | {"targets": targets}}, origin=config.name)

@@ -1,7 +1,7 @@
 """Datasets: a hub name or a local file becomes a list of examples; the first thing that a run's data meets.
 
-Local files are SQuAD JSON (v1.1 and v2.0) for question answering, and JSON lines or CSV for classification. Every problem is a
-`DataError` in one line that names the file, what was found and what was expected.
+Local files are SQuAD JSON (v1.1 and v2.0) for question answering, and JSON lines or CSV for classification and summarization. Every
+problem is a `DataError` in one line that names the file, what was found and what was expected.
 """
 
 import csv
@@ -19,6 +19,9 @@ from pruning.errors import DataError
 PACKAGE = Path(__file__).parent
 TEXT_COLUMNS = ("text", "sentence", "premise", "question1", "sentence1")
 PAIR_COLUMNS = {"premise": "hypothesis", "question1": "question2", "sentence1": "sentence2"}
+DOCUMENT_COLUMNS = ("document", "article", "text", "context")
+SUMMARY_COLUMNS = ("summaries", "summary", "highlights")
+COMPARED_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,16 @@ class TextExample:
     label: int
 
 
-Example = QuestionExample | TextExample
+@dataclass(frozen=True)
+class SummaryExample:
+    """A document with its summaries, by one author each."""
+
+    id: str
+    document: str
+    summaries: tuple[str, ...]
+
+
+Example = QuestionExample | TextExample | SummaryExample
 
 
 def load_examples(sources: Iterable[DataSource], task: str, *, labels: Sequence[str] = (), seed: int = 17) -> list[Example]:
@@ -57,9 +69,9 @@ def load_examples(sources: Iterable[DataSource], task: str, *, labels: Sequence[
 
     Args:
         sources: read one after the other.
-        task: `question-answering` or `text-classification`.
+        task: `question-answering`, `text-classification` or `summarization`.
         labels: classification: label names by index; labels in the data are checked against them.
-        seed: of `limit`, `distractors` and `wrong_paragraphs`.
+        seed: of `limit`, `passages`, `distractors` and `wrong_paragraphs`.
 
     Raises:
         DataError: a source cannot be read or does not fit the task.
@@ -70,8 +82,7 @@ def load_examples(sources: Iterable[DataSource], task: str, *, labels: Sequence[
 def load_source(source: DataSource, task: str, *, labels: Sequence[str] = (), seed: int = 17) -> list[Example]:
     """The examples of one source; see `load_examples`."""
     where, rows = _rows(source, task)
-    found: Iterator[Example] = _questions(rows, where) if task == "question-answering" else _texts(rows, where, source, labels)
-    examples = list(found)
+    examples = list(_examples(rows, where, source, task, labels=labels, seed=seed))
     if not examples:
         raise DataError(f"{where}: no examples in it")
     if source.limit is not None and source.limit < len(examples):
@@ -81,6 +92,18 @@ def load_source(source: DataSource, task: str, *, labels: Sequence[str] = (), se
     if source.wrong_paragraphs and task == "question-answering":
         examples = with_wrong_paragraphs([e for e in examples if isinstance(e, QuestionExample)], source.wrong_paragraphs, seed=seed)
     return examples
+
+
+def _examples(
+    rows: Iterable[dict[str, Any]], where: str, source: DataSource, task: str, *, labels: Sequence[str], seed: int
+) -> Iterator[Example]:
+    if task == "question-answering":
+        return _questions(rows, where)
+    if task == "text-classification":
+        return _texts(rows, where, source, labels)
+    if source.copy_target is not None:
+        return _copies(rows, where, source, seed=seed)
+    return _summaries(rows, where, source)
 
 
 def source_name(source: DataSource) -> str:
@@ -136,6 +159,16 @@ def _unrelated(example: QuestionExample, contexts: Sequence[str], rng: random.Ra
         if context != example.context and not any(text in lowered for text in gold):
             return context
     return None
+
+
+def without_documents(examples: Sequence[Example], held_out: Iterable[Example]) -> list[Example]:
+    """The examples whose document, by its first letters and digits, is none of those held out; examples of other tasks all stay."""
+    known = {_fingerprint(each.document) for each in held_out if isinstance(each, SummaryExample)}
+    return [each for each in examples if not (isinstance(each, SummaryExample) and _fingerprint(each.document) in known)]
+
+
+def _fingerprint(document: str) -> str:
+    return "".join(filter(str.isalnum, document.lower()))[:COMPARED_CHARACTERS]
 
 
 def _rows(source: DataSource, task: str) -> tuple[str, Iterator[dict[str, Any]]]:
@@ -270,6 +303,44 @@ def _columns(row: dict[str, Any], where: str, source: DataSource) -> tuple[str, 
                 f"{where}: no column {column!r}; it has {', '.join(map(str, row))}; name the columns in the recipe or rename them"
             )
     return str(text), pair
+
+
+def _summaries(rows: Iterable[dict[str, Any]], where: str, source: DataSource) -> Iterator[SummaryExample]:
+    for index, row in enumerate(rows):
+        document = _column(row, where, source.document, DOCUMENT_COLUMNS, "document")
+        summary = _column(row, where, source.summary, SUMMARY_COLUMNS, "summary")
+        found = row[summary]
+        summaries = tuple(
+            each.strip() for each in (found if isinstance(found, list) else [found]) if isinstance(each, str) and each.strip()
+        )
+        if not summaries:
+            raise DataError(f"{where}: row {index} has no summary in column {summary!r}, but {found!r}; expected a text or a list of texts")
+        yield SummaryExample(str(row.get("id", index)), _text(row, document, where, index), summaries)
+
+
+def _copies(rows: Iterable[dict[str, Any]], where: str, source: DataSource, *, seed: int) -> Iterator[SummaryExample]:
+    from pruning.copying import copies  # nltk is slow to import, and not needed elsewhere
+
+    assert source.copy_target is not None
+    documents = dict.fromkeys(
+        _text(row, _column(row, where, source.document, DOCUMENT_COLUMNS, "document"), where, index) for index, row in enumerate(rows)
+    )
+    for index, document in enumerate(documents):
+        for number, (passage, target) in enumerate(copies(document, kind=source.copy_target, passages=source.passages, seed=seed + index)):
+            yield SummaryExample(f"{index}/{number}", passage, (target,))
+
+
+def _column(row: dict[str, Any], where: str, named: str | None, usual: Sequence[str], kind: str) -> str:
+    column = named or next((name for name in usual if name in row), usual[0])
+    if column not in row:
+        raise DataError(f"{where}: no column {column!r}; it has {', '.join(map(str, row))}; name the {kind}'s column in the recipe")
+    return column
+
+
+def _text(row: dict[str, Any], column: str, where: str, index: int) -> str:
+    if not isinstance(row[column], str) or not row[column].strip():
+        raise DataError(f"{where}: row {index} has no text in column {column!r}, but {row[column]!r}")
+    return str(row[column])
 
 
 def _label(value: Any, where: str, index: int, labels: Sequence[str]) -> int:  # noqa: ANN401 - JSON, checked here

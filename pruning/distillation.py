@@ -21,7 +21,8 @@ from transformers.modeling_outputs import ModelOutput
 from pruning.config import DistillationConfig
 from pruning.errors import ConfigError
 from pruning.processes import is_main, process_count, process_index
-from pruning.tasks.base import TEACHER_LOGITS, Batch, Feature, Task, inputs_of
+from pruning.tasks.base import IGNORED, TEACHER_LOGITS, Batch, Feature, Task, inputs_of
+from pruning.vocabulary import input_vocabulary
 
 MASKED = -1e6
 LEAST_ATTENTION = 1e-9
@@ -56,6 +57,17 @@ def distillation_losses(
     mask = None if attention_mask is None else attention_mask.bool()
     parts = [soft_cross_entropy(s, t, temperature=temperature, mask=mask) for s, t in zip(student, teacher, strict=True)]
     return torch.stack(parts).mean(0)
+
+
+def token_losses(student: Tensor, teacher: Tensor, *, temperature: float, labels: Tensor) -> Tensor:
+    """Mean of `soft_cross_entropy` over the tokens that a decoder is to write, `[batch]`; logits are `[batch, target, vocabulary]`.
+
+    `labels` are int64 `[batch, target]`, `IGNORED` where there is padding.
+    """
+    valid = labels != IGNORED
+    each = torch.zeros(labels.shape, device=labels.device)
+    each[valid] = soft_cross_entropy(student[valid], teacher[valid], temperature=temperature)
+    return _mean_over_tokens(each, valid)
 
 
 def matched_layers(student: int, teacher: int) -> list[tuple[int, int]]:
@@ -125,9 +137,10 @@ def check_teacher(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
         ConfigError: it has another vocabulary, other classes, or the same classes in another order.
     """
     ours, theirs = student.config, teacher.config
-    if theirs.vocab_size != ours.vocab_size:
+    vocabulary = input_vocabulary(student) or ours.vocab_size
+    if theirs.vocab_size != vocabulary:
         raise ConfigError(
-            f"the teacher's vocabulary has {theirs.vocab_size} tokens and the student's {ours.vocab_size}; "
+            f"the teacher's vocabulary has {theirs.vocab_size} tokens and the student's {vocabulary}; "
             "name a teacher with the student's tokenizer in `distillation.teacher`"
         )
     if theirs.num_labels != ours.num_labels:
@@ -151,9 +164,17 @@ class Teacher:
         asks: what the forward of both is asked for beside logits.
     """
 
-    def __init__(self, model: PreTrainedModel, config: DistillationConfig, task: Task) -> None:
-        """Take the model, which is put into evaluation mode."""
-        self.model, self.config, self.task = model.eval(), config, task
+    def __init__(self, model: PreTrainedModel, config: DistillationConfig, task: Task, *, output_ids: Tensor | None = None) -> None:
+        """Take the model, which is put into evaluation mode.
+
+        `output_ids` are the teacher's id of each token that the student writes, int64 `[kept]`, where these are fewer.
+
+        Raises:
+            ConfigError: attention is to be learnt from an encoder-decoder.
+        """
+        if config.attention and model.config.is_encoder_decoder:
+            raise ConfigError("`distillation.attention` is for encoders alone; leave it out, or use `hidden`")
+        self.model, self.config, self.task, self._output_ids = model.eval(), config, task, output_ids
         wanted = {"output_hidden_states": config.hidden > 0, "output_attentions": config.attention > 0}
         self.asks = {name: True for name, asked in wanted.items() if asked}
         self._inputs = frozenset(inspect.signature(model.forward).parameters)
@@ -196,6 +217,8 @@ class Teacher:
         mask = rows["attention_mask"]
         if TEACHER_LOGITS in batch:
             return self._blended(losses, student, batch[TEACHER_LOGITS].unbind(-1), mask)
+        if "decoder_input_ids" in rows:
+            return self._blended_by_token(losses, student, rows, batch["labels"])
         teacher = self._outputs(rows)
         losses = self._blended(losses, student, self.task.logits(teacher), mask)
         if self.config.hidden:  # the first states are the embeddings'
@@ -204,6 +227,29 @@ class Teacher:
         if self.config.attention:
             losses = losses + self.config.attention * attention_losses(student.attentions, teacher.attentions, attention_mask=mask)
         return losses
+
+    def _blended_by_token(self, losses: Tensor, student: ModelOutput, rows: Batch, labels: Tensor) -> Tensor:
+        """The same of an encoder-decoder; states of both of its stacks are matched."""
+        teacher, ours = self._outputs(self._as_read(rows)), self.task.logits(student)[0]
+        theirs = self.task.logits(teacher)[0]
+        if self._output_ids is not None:
+            theirs = theirs[..., self._output_ids.to(theirs.device)]
+        soft = token_losses(ours, theirs, temperature=self.config.temperature, labels=labels)
+        losses = (1 - self.config.weight) * losses + self.config.weight * soft
+        if self.config.hidden:
+            valid = labels != IGNORED
+            read = hidden_losses(
+                student.encoder_hidden_states[1:], teacher.encoder_hidden_states[1:], attention_mask=rows["attention_mask"]
+            )
+            written = hidden_losses(student.decoder_hidden_states[1:], teacher.decoder_hidden_states[1:], attention_mask=valid)
+            losses = losses + self.config.hidden * (read + written)
+        return losses
+
+    def _as_read(self, rows: Batch) -> Batch:
+        """The rows in the teacher's token ids: a student of a reduced output vocabulary has others."""
+        if self._output_ids is None:
+            return rows
+        return {**rows, "decoder_input_ids": self._output_ids.to(rows["decoder_input_ids"].device)[rows["decoder_input_ids"]]}
 
     def _blended(self, losses: Tensor, student: ModelOutput, teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
         over_positions = mask if _over_positions(teacher) else None

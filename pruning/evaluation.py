@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
-from pruning.data import Example, QuestionExample, TextExample
+from pruning.data import Example, QuestionExample, SummaryExample, TextExample
 from pruning.errors import DataError
 from pruning.metrics import (
     Scores,
@@ -23,6 +23,7 @@ from pruning.metrics import (
     difference_interval,
     interval,
     mean_of,
+    rouge_scores,
     squad_v1_scores,
     squad_v2_scores,
 )
@@ -32,8 +33,9 @@ from service.errors import RequestError
 from service.runtime.machine import core_count
 from service.tasks.classify import ClassifyRequest, ClassifyResponse
 from service.tasks.qa import QuestionRequest, QuestionResponse
+from service.tasks.summarize import SummarizeRequest, SummarizeResponse
 
-ExampleKind = TypeVar("ExampleKind", QuestionExample, TextExample)
+ExampleKind = TypeVar("ExampleKind", QuestionExample, TextExample, SummaryExample)
 
 
 class Predictor(Protocol):
@@ -54,7 +56,7 @@ class Evaluation:
     Attributes:
         dataset, split: names of what was evaluated on.
         ids: of the examples, in order.
-        predictions: for each example the answer ("" for none) or the name of the label.
+        predictions: for each example the answer ("" for none), the name of the label, or the summary.
         scores: for each metric, what each example scored.
         metrics: the values with their intervals.
     """
@@ -120,9 +122,9 @@ def evaluate(
     """Answer every example with `model` and score the answers.
 
     Args:
-        model: an artifact loaded by `service.model.Model`.
-        examples: questions or texts, whichever the artifact's task takes. Where any question has no answer, questions are scored as
-            SQuAD v2.0 and the model may answer nothing; otherwise as v1.1, and it always answers.
+        model: an artifact loaded by `service.model.load_model`.
+        examples: questions, texts or documents, whichever the artifact's task takes. Where any question has no answer, questions are
+            scored as SQuAD v2.0 and the model may answer nothing; otherwise as v1.1, and it always answers.
         dataset, split: names for the metrics.
         positive_label: classification: index of the label whose F1 is also given (1 for QQP).
         threads: concurrent callers; by default as many as this process may use cores.
@@ -137,13 +139,30 @@ def evaluate(
         responses = _ask(model, questions, handle_no_answer=not all(answerable), threads=threads, progress=progress)
         predictions = [_text(response) for response in responses]
         scores = _squad(predictions, questions, answerable)
+    elif model.manifest.task == "summarization":
+        documents = _only(examples, SummaryExample, model.manifest)
+        predictions = [response.summary for response in _summarize(model, documents, threads=threads, progress=progress)]
+        scores = rouge(predictions, documents)
     else:
         texts = _only(examples, TextExample, model.manifest)
         _check_labels(texts, model.manifest.labels, positive_label)
         predictions = [response.labels[0].label for response in _classify(model, texts, threads=threads, progress=progress)]
         scores = _accuracy([model.manifest.labels.index(label) for label in predictions], texts, positive_label)
+    return evaluation_of(predictions, scores, examples, dataset=dataset, split=split)
+
+
+def evaluation_of(
+    predictions: Sequence[str], scores: dict[str, Scores], examples: Sequence[Example], *, dataset: str, split: str
+) -> Evaluation:
+    """What was predicted for the examples, whoever did, with the scores of it."""
     metrics = tuple(_metric(name, each, dataset, split) for name, each in scores.items())
     return Evaluation(dataset, split, tuple(example.id for example in examples), tuple(predictions), scores, metrics)
+
+
+def rouge(predictions: Sequence[str], examples: Sequence[SummaryExample]) -> dict[str, Scores]:
+    """ROUGE-1, -2 and -L of a summary of each document, against the best of its references."""
+    found = [rouge_scores(prediction, example.summaries) for prediction, example in zip(predictions, examples, strict=True)]
+    return {name: mean_of([each[name] for each in found]) for name in found[0]}
 
 
 def paired_difference(evaluation: Evaluation, other: Evaluation, *, against: str) -> dict[str, Difference]:
@@ -195,6 +214,13 @@ def _ask(
 def _classify(model: Predictor, examples: Sequence[TextExample], *, threads: int | None, progress: bool) -> list[ClassifyResponse]:
     def request(example: TextExample) -> ClassifyRequest:
         return ClassifyRequest(text=example.text, text_pair=example.text_pair, top_k=1)
+
+    return _predict(model, examples, request, threads=threads, progress=progress)
+
+
+def _summarize(model: Predictor, examples: Sequence[SummaryExample], *, threads: int | None, progress: bool) -> list[SummarizeResponse]:
+    def request(example: SummaryExample) -> SummarizeRequest:
+        return SummarizeRequest(text=example.document)
 
     return _predict(model, examples, request, threads=threads, progress=progress)
 

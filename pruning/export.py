@@ -2,17 +2,17 @@
 
 `to_onnx` goes through optimum's exporters (TorchScript, which handles layers of unequal heads) and cleans what they trace.
 `check_parity` compares the graph with torch before any file is written. `export_artifact` writes checkpoint, graph and manifest
-into one folder, whole or not at all; the graph's weights are the checkpoint's fp16 bytes (`pruning/shared_weights.py`).
+into one folder, whole or not at all; the graph's weights are the checkpoint's fp16 bytes (`pruning/shared_weights.py`). What is of
+encoder-decoders alone is in `pruning/seq2seq_export.py` and `pruning/seq2seq_artifact.py`.
 """
 
 import copy
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -25,9 +25,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning import checkpoint, onnx_graph, structure
 from pruning.errors import ParityError
+from pruning.seq2seq_artifact import Seq2SeqExport
 from pruning.shared_weights import embed, point_to_shards
 from pruning.storage import written
+from pruning.tracing import OPSET, PARITY_TOLERANCE, evaluating, quiet
 from service.artifact import (
+    GENERATING_TASKS,
     SCHEMA_MAJOR,
     SCHEMA_MINOR,
     Golden,
@@ -45,8 +48,6 @@ from service.model import GRAPH_NAME
 from service.runtime.base import Session
 from service.runtime.onnx import OnnxSession
 
-OPSET = 18
-PARITY_TOLERANCE = 1e-4
 GOLDEN_TOLERANCE = 1e-3
 
 Inputs = Mapping[str, NDArray[np.int64]]
@@ -58,7 +59,10 @@ class ArtifactSpec:
 
     Attributes:
         macs_sequence_length: Length of the row that the manifest counts MACs for.
-        golden: Real inputs, int64 [rows, sequence] each. Parity is checked on them, and the manifest records their outputs.
+        golden: Real inputs, int64 [rows, sequence] each. Parity is checked on them, and the manifest records their outputs. Of a model
+            that generates, they are sources.
+        target_length: Most tokens that a model generates.
+        macs_target_length: Tokens that the manifest counts MACs of a decoder for; `target_length` if None.
     """
 
     name: str
@@ -69,6 +73,8 @@ class ArtifactSpec:
     macs_sequence_length: int
     density: float
     golden: tuple[Inputs, ...]
+    target_length: int = 0
+    macs_target_length: int | None = None
     labels: tuple[str, ...] = ()
     multi_label: bool = False
     stride: int = 0
@@ -77,6 +83,28 @@ class ArtifactSpec:
     recipe: str = ""
     parent: str | None = None
     training_data: tuple[TrainingData, ...] = ()
+
+
+class Exported(Protocol):
+    """A model on its way into an artifact.
+
+    Attributes:
+        graphs: By the names of their files, fp32 weights inside.
+    """
+
+    graphs: Mapping[str, onnx.ModelProto]
+
+    def check(self, folder: Path | None = None) -> None:
+        """Compare the graphs, or those that were written to a folder, with torch; `ParityError` where they differ."""
+        ...
+
+    def write_extras(self, folder: Path) -> None:
+        """Write what the service reads beside graphs and tokenizer."""
+        ...
+
+    def facts(self, folder: Path) -> dict[str, object]:
+        """Fields of the manifest that depend on the kind of model, of a folder that holds everything else."""
+        ...
 
 
 def to_onnx(model: PreTrainedModel, task_name: str, *, clean: bool = True) -> onnx.ModelProto:
@@ -142,16 +170,16 @@ def export_artifact(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         StorageError: The folder could not be written; nothing of it is left.
     """
     rounded = _rounded(model)
-    proto = to_onnx(rounded, spec.task)
-    names = onnx_graph.input_names(proto)
-    checked = [*random_inputs(rounded, names, max_length=spec.max_length), *spec.golden]
-    check_parity(proto, rounded, checked)
+    exported = _exported(rounded, tokenizer, spec)
+    exported.check()
     with written(folder) as partial:
         checkpoint.write(rounded, tokenizer, partial, dtype=torch.float16)
-        point_to_shards(proto, partial)
-        onnx.save(proto, partial / GRAPH_NAME)
-        check_parity(partial / GRAPH_NAME, rounded, checked)
-        manifest = _manifest(rounded, partial, spec)
+        for name, proto in exported.graphs.items():
+            point_to_shards(proto, partial)
+            onnx.save(proto, partial / name)
+        exported.write_extras(partial)
+        exported.check(partial)
+        manifest = _manifest(rounded, partial, spec, exported)
         write_manifest(manifest, partial)
     return manifest
 
@@ -202,23 +230,58 @@ def producer() -> str:
     return f"secateur {version('secateur')}"
 
 
-def _manifest(model: PreTrainedModel, folder: Path, spec: ArtifactSpec) -> Manifest:
+class _EncoderExport:
+    """An encoder with its head; see `Exported`."""
+
+    def __init__(self, model: PreTrainedModel, spec: ArtifactSpec) -> None:
+        proto = to_onnx(model, spec.task)
+        self.graphs: Mapping[str, onnx.ModelProto] = {GRAPH_NAME: proto}
+        self._model, self._spec = model, spec
+        self._checked = [*random_inputs(model, onnx_graph.input_names(proto), max_length=spec.max_length), *spec.golden]
+
+    def check(self, folder: Path | None = None) -> None:
+        """See `Exported`."""
+        check_parity(folder / GRAPH_NAME if folder else self.graphs[GRAPH_NAME], self._model, self._checked)
+
+    def write_extras(self, folder: Path) -> None:
+        """Nothing is beside the graph."""
+
+    def facts(self, folder: Path) -> dict[str, object]:
+        """See `Exported`."""
+        return {
+            "layers": structure.shapes(self._model),
+            "macs": structure.macs(self._model, self._spec.macs_sequence_length),
+            "golden": golden(OnnxSession(folder / GRAPH_NAME), self._spec.golden, tolerance=GOLDEN_TOLERANCE),
+        }
+
+
+def _exported(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spec: ArtifactSpec) -> Exported:
+    if spec.task not in GENERATING_TASKS:
+        return _EncoderExport(model, spec)
+    return Seq2SeqExport(
+        model,
+        tokenizer,
+        sources=spec.golden,
+        source_length=spec.max_length,
+        target_length=spec.target_length,
+        macs_lengths=(spec.macs_sequence_length, spec.macs_target_length or spec.target_length),
+    )
+
+
+def _manifest(model: PreTrainedModel, folder: Path, spec: ArtifactSpec, exported: Exported) -> Manifest:
     """Manifest of a folder that holds everything else."""
-    graph = folder / GRAPH_NAME
     stated = {name: value for name, value in vars(spec).items() if name in Manifest.model_fields and name != "golden"}
     return Manifest(
         **stated,
         schema_version=f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}",
         precision="fp32",
-        opset=onnx_graph.opset(onnx.load(graph, load_external_data=False)),
-        layers=structure.shapes(model),
+        opset=OPSET,
         head_size=checkpoint.read_checkpoint_manifest(folder).head_size,
         hidden_size=model.config.hidden_size,
         parameters=structure.parameters(model),
-        macs=structure.macs(model, spec.macs_sequence_length),
         files=hash_files(folder),
-        golden=golden(OnnxSession(graph), spec.golden, tolerance=GOLDEN_TOLERANCE),
         producer=producer(),
+        **exported.facts(folder),
     )
 
 
@@ -252,23 +315,3 @@ def _rounded(model: PreTrainedModel) -> PreTrainedModel:
 
 def _rows(batch: Inputs) -> int:
     return len(next(iter(batch.values())))
-
-
-@contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """The exporter switches the model to evaluation; put its mode back afterwards."""
-    training = model.training
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out what the TorchScript exporter always warns of: that it is the older one, and that it records constants."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        warnings.filterwarnings("ignore", message="You are using the legacy TorchScript-based ONNX export", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message="The feature will be removed", category=DeprecationWarning)
-        yield

@@ -19,6 +19,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
 from pruning.families import family_of
+from pruning.families.base import Side
+from pruning.tasks.base import IGNORED
 
 Batch = Mapping[str, Tensor]
 Losses = Callable[[Any, Batch], Tensor]
@@ -31,7 +33,8 @@ class Curvature(NamedTuple):
 
     Attributes:
         inputs: Mean of `[x, 1]' [x, 1]` over what goes in, float32 `[columns + 1, columns + 1]`; the last column stands for the bias.
-        gradients: Mean of `g' g` over the loss's gradients by what comes out, float32 `[hidden, hidden]`.
+        gradients: Sum of `g' g` over an example's tokens, `g` the loss's gradient by what comes out, mean over examples; float32
+            `[hidden, hidden]`. A sum, as an encoder and a decoder have unequal numbers of tokens to do harm at.
     """
 
     inputs: Tensor
@@ -87,17 +90,32 @@ def output_probe(logits: Callable[[Any], Sequence[Tensor]], *, seed: int = 0) ->
     unlike the loss on training examples that the model knows by heart it does not vanish.
 
     Args:
-        logits: Takes the model's outputs to its logits, over classes `[batch, classes]` or positions `[batch, sequence]`.
+        logits: Takes the model's outputs to its logits, over classes `[batch, classes]`, over positions `[batch, sequence]`, or over a
+            vocabulary for each token of a target `[batch, target, vocabulary]`, of whose divergences the mean is what counts.
         seed: Of the noise.
     """
     generator = torch.Generator().manual_seed(seed)
 
     def losses(outputs: ModelOutput, batch: Batch) -> Tensor:
         parts = logits(outputs)
-        padding = batch["attention_mask"] == 0 if len(parts) > 1 else None
+        if parts[0].ndim == 3:
+            real = real_tokens(batch, "decoder")
+            return (_probe(parts[0].float(), None, generator) * real).sum(dim=-1) / real.sum(dim=-1).clamp_min(1).sqrt()
+        padding = ~real_tokens(batch, "encoder") if len(parts) > 1 else None
         return torch.stack([_probe(part.float(), padding, generator) for part in parts]).sum(dim=0)
 
     return losses
+
+
+def real_tokens(batch: Batch, side: Side) -> Tensor:
+    """Which tokens that go through an encoder, or through a decoder with its cross-attention, are no padding; bool `[batch, tokens]`."""
+    if side == "encoder":
+        return batch["attention_mask"].bool()
+    if "labels" in batch:
+        return batch["labels"] != IGNORED
+    if "decoder_attention_mask" in batch:
+        return batch["decoder_attention_mask"].bool()
+    return torch.ones_like(batch["decoder_input_ids"], dtype=torch.bool)
 
 
 def fisher(model: PreTrainedModel, batches: Sequence[Batch], losses: Losses, *, bf16: bool = False, progress: bool = False) -> Importance:
@@ -146,12 +164,12 @@ def projections(model: PreTrainedModel) -> list[tuple[nn.Linear | None, int]]:
 class _Watch:
     """Sums over batches at one block's output projection."""
 
-    def __init__(self, linear: nn.Linear | None, groups: int, like: Tensor) -> None:
-        self.linear, self.groups = linear, groups
+    def __init__(self, linear: nn.Linear | None, groups: int, side: Side, like: Tensor) -> None:
+        self.linear, self.groups, self.side = linear, groups, side
         columns, hidden = (linear.in_features + 1, linear.out_features) if linear else (0, 0)
         self.inputs, self.gradients = like.new_zeros(columns, columns), like.new_zeros(hidden, hidden)
         self.gates: list[Tensor] = []
-        self.inputs_seen = self.gradients_seen = 0
+        self.inputs_seen = self.examples = 0
 
     def hook(self, gate: Tensor, real: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
         """A pre-hook that multiplies the input `[batch, sequence, columns]` by its example's gate `[batch, groups]` and sums it up."""
@@ -172,9 +190,8 @@ class _Watch:
         """A forward hook that sums up the output's gradient, `[batch, sequence, hidden]`, when the backward pass gets there."""
 
         def add(gradient: Tensor) -> None:
-            tokens = gradient[real]
-            self.gradients_seen += len(tokens)
-            _add_moments(self.gradients, tokens)
+            self.examples += len(real)
+            _add_moments(self.gradients, gradient[real])
 
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             output.register_hook(add)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
@@ -182,8 +199,8 @@ class _Watch:
         return hook
 
     def curvature(self) -> Curvature:
-        """Means over the tokens that each sum has seen."""
-        inputs, gradients = self.inputs / max(self.inputs_seen, 1), self.gradients / max(self.gradients_seen, 1)
+        """Means over the tokens, and over the examples, that the sums have seen."""
+        inputs, gradients = self.inputs / max(self.inputs_seen, 1), self.gradients / max(self.examples, 1)
         return Curvature(inputs.float().cpu(), gradients.float().cpu())
 
 
@@ -195,17 +212,19 @@ def _add_moments(moments: Tensor, tokens: Tensor) -> None:
 
 
 def _watches(model: PreTrainedModel) -> list[_Watch]:
-    like = next(model.parameters())
-    return [_Watch(linear, groups, like.detach()) for linear, groups in projections(model)]
+    like = next(model.parameters()).detach()
+    sides = [layer.side for layer in family_of(model).layers(model) for _ in ("attention", "feed_forward")]
+    return [_Watch(linear, groups, side, like) for (linear, groups), side in zip(projections(model), sides, strict=True)]
 
 
 def _watch_batch(model: PreTrainedModel, batch: Batch, losses: Losses, watches: Sequence[_Watch], *, bf16: bool) -> None:
     """One forward and backward pass, seen by all watches."""
-    real = batch["attention_mask"].bool()
-    gates = [watch.inputs.new_ones(len(real), watch.groups).requires_grad_() for watch in watches]
+    examples = len(batch["input_ids"])
+    gates = [watch.inputs.new_ones(examples, watch.groups).requires_grad_() for watch in watches]
     with ExitStack() as stack, torch.enable_grad():
         for watch, gate in zip(watches, gates, strict=True):
             if watch.linear is not None:
+                real = real_tokens(batch, watch.side)
                 stack.callback(watch.linear.register_forward_pre_hook(watch.hook(gate, real)).remove)
                 stack.callback(watch.linear.register_forward_hook(watch.note_gradient(real)).remove)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
@@ -216,7 +235,7 @@ def _watch_batch(model: PreTrainedModel, batch: Batch, losses: Losses, watches: 
 
 
 def _probe(logits: Tensor, padding: Tensor | None, generator: torch.Generator) -> Tensor:
-    """`<logits, v>` of `output_probe`, `[batch]`; positions that are padding have no probability."""
+    """`<logits, v>` of `output_probe` over the last dimension; positions that are padding have no probability."""
     seen = logits.detach() if padding is None else logits.detach().masked_fill(padding, -torch.inf)
     root = seen.softmax(dim=-1).sqrt()
     noise = torch.randn(root.shape, generator=generator).to(root.device)

@@ -10,13 +10,14 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from pruning.errors import UnreachableTargetError
+from pruning.families.base import Side
 from pruning.search import Costs
 from pruning.structure import Structure, shapes_of
 from pruning.timing import Ratio
@@ -87,6 +88,21 @@ class Point(_Part):
     measured_ms: float = Field(gt=0, description="Latency of one row, in the same statistic as the table's.")
 
 
+class Predictor(Protocol):
+    """Predicts latency from shapes, in any one unit of work.
+
+    Attributes:
+        dense_ms: of the dense model.
+    """
+
+    @property
+    def dense_ms(self) -> float:
+        """See the attribute."""
+
+    def latency_ms(self, layers: Sequence[LayerShape]) -> float:
+        """Of a model of these shapes."""
+
+
 class LatencyTable(_Part):
     """Milliseconds per block and size. A block's share includes its residual addition and its norm."""
 
@@ -98,6 +114,15 @@ class LatencyTable(_Part):
     points: tuple[Point, ...] = Field(default=(), description="Whole models that it was calibrated with.")
     spread: float = Field(default=0.0, ge=0, description="Unrest while measuring: quartile distance over median, median over sizes.")
 
+    @property
+    def dense_ms(self) -> float:
+        """Latency of one row through the dense model."""
+        return self.latency_ms(self.identity.dimensions.dense)
+
+    def latency_ms(self, layers: Sequence[LayerShape]) -> float:
+        """Latency of one row through a model of these shapes; dropped layers are simply not among them."""
+        return predict_ms(self, layers)
+
 
 def predict_ms(table: LatencyTable, layers: Sequence[LayerShape]) -> float:
     """Latency of one row through a model of these shapes, in milliseconds; dropped layers are simply not among them."""
@@ -105,14 +130,14 @@ def predict_ms(table: LatencyTable, layers: Sequence[LayerShape]) -> float:
     return table.factors.fixed * fixed + table.factors.attention * attention + table.factors.feed_forward * feed_forward
 
 
-def predicted_speedup(table: LatencyTable, layers: Sequence[LayerShape]) -> float:
+def predicted_speedup(table: Predictor, layers: Sequence[LayerShape]) -> float:
     """Structural speed-up that the table expects: dense over these shapes, all else equal."""
-    return predict_ms(table, table.identity.dimensions.dense) / predict_ms(table, layers)
+    return table.dense_ms / table.latency_ms(layers)
 
 
-def budget_for(table: LatencyTable, speedup: float) -> float:
-    """Milliseconds that a row may take for this structural speed-up."""
-    return predict_ms(table, table.identity.dimensions.dense) / speedup
+def budget_for(table: Predictor, speedup: float) -> float:
+    """Milliseconds that may be taken for this structural speed-up."""
+    return table.dense_ms / speedup
 
 
 def calibrate(table: LatencyTable, points: Sequence[Point]) -> LatencyTable:
@@ -144,33 +169,54 @@ def costs_from_table(table: LatencyTable, layers: Sequence[LayerShape] | None = 
     shapes = table.identity.dimensions.dense if layers is None else layers
     factors = table.factors
 
-    def attention(heads: int) -> float:
+    def attention(_: Side, heads: int) -> float:
         return factors.attention * interpolate(table.attention_ms, heads)
 
-    def feed_forward(neurons: int) -> float:
+    def feed_forward(_: Side, neurons: int) -> float:
         return factors.feed_forward * interpolate(table.feed_forward_ms, neurons)
 
-    return _costs(shapes, fixed=factors.fixed * table.fixed_ms, attention=attention, feed_forward=feed_forward, step=step)
+    return costs_by_size(shapes, fixed=factors.fixed * table.fixed_ms, attention=attention, feed_forward=feed_forward, step=step)
 
 
 def costs_from_macs(
-    dimensions: Dimensions, sequence_length: int, layers: Sequence[LayerShape] | None = None, *, step: int = GRID_STEP
+    dimensions: Dimensions,
+    sequence_length: int,
+    layers: Sequence[LayerShape] | None = None,
+    *,
+    sides: Sequence[Side] | None = None,
+    target_length: int | None = None,
+    step: int = GRID_STEP,
 ) -> Costs:
-    """Prices in multiply-accumulates of the encoder for one row of that length, the attention core included."""
-    per_weight = sequence_length
-    core = 2 * sequence_length**2 * dimensions.head_size
-    head = per_weight * 4 * dimensions.hidden_size * dimensions.head_size + core
-    neuron = per_weight * 2 * dimensions.hidden_size
+    """Prices in multiply-accumulates of the layers for one row of that length, the attention core included.
+
+    Args:
+        dimensions: the dense model's.
+        sequence_length: tokens in the row.
+        layers: what the model to be pruned has now; the dense model by default.
+        sides: where each of them is; all of them in an encoder by default.
+        target_length: tokens that a decoder is given; as many as the row has if None.
+        step: neurons are kept in multiples of this, or as many as there are.
+    """
+    target = sequence_length if target_length is None else target_length
+
+    def attention(side: Side, heads: int) -> float:
+        queries = sequence_length if side == "encoder" else target
+        keys = sequence_length if side == "cross" else queries
+        return 2 * heads * dimensions.head_size * (dimensions.hidden_size * (queries + keys) + queries * keys)
+
+    def feed_forward(side: Side, neurons: int) -> float:
+        return 2 * neurons * dimensions.hidden_size * (sequence_length if side == "encoder" else target)
+
     shapes = dimensions.dense if layers is None else layers
-    return _costs(shapes, attention=lambda heads: head * heads, feed_forward=lambda neurons: neuron * neurons, step=step)
+    return costs_by_size(shapes, attention=attention, feed_forward=feed_forward, sides=sides, step=step)
 
 
 def costs_from_density(dimensions: Dimensions, layers: Sequence[LayerShape] | None = None, *, step: int = GRID_STEP) -> Costs:
-    """Prices in linear weights of the encoder: what density counts."""
+    """Prices in linear weights of the layers: what density counts."""
     head = 4 * dimensions.hidden_size * dimensions.head_size
     neuron = 2 * dimensions.hidden_size
     shapes = dimensions.dense if layers is None else layers
-    return _costs(shapes, attention=lambda heads: head * heads, feed_forward=lambda neurons: neuron * neurons, step=step)
+    return costs_by_size(shapes, attention=lambda _, heads: head * heads, feed_forward=lambda _, neurons: neuron * neurons, step=step)
 
 
 def costs_from_parameters(
@@ -181,8 +227,43 @@ def costs_from_parameters(
     neuron = 2 * dimensions.hidden_size + 1
     shapes = dimensions.dense if layers is None else layers
     prunable = sum(head * shape.heads + neuron * shape.intermediate for shape in shapes)
-    return _costs(
-        shapes, fixed=total - prunable, attention=lambda heads: head * heads, feed_forward=lambda neurons: neuron * neurons, step=step
+    return costs_by_size(
+        shapes,
+        fixed=total - prunable,
+        attention=lambda _, heads: head * heads,
+        feed_forward=lambda _, neurons: neuron * neurons,
+        step=step,
+    )
+
+
+def costs_by_size(
+    layers: Sequence[LayerShape],
+    *,
+    attention: Callable[[Side, int], float],
+    feed_forward: Callable[[Side, int], float],
+    step: int,
+    sides: Sequence[Side] | None = None,
+    fixed: float = 0.0,
+) -> Costs:
+    """Prices for the search where a block's price follows from its side and size.
+
+    Args:
+        layers: what the model to be pruned has now.
+        attention: price of an attention on that side with so many heads.
+        feed_forward: price of a feed-forward on that side with so many neurons.
+        step: neurons are kept in multiples of this, or as many as there are.
+        sides: where each layer is; all of them in an encoder by default.
+        fixed: what no mask can save.
+    """
+    everywhere: list[Side] = ["encoder"] * len(layers)
+    placed = list(zip(everywhere if sides is None else sides, layers, strict=True))
+    return Costs(
+        fixed=fixed,
+        attention=tuple(tuple(attention(side, heads) for heads in range(layer.heads + 1)) for side, layer in placed),
+        feed_forward=tuple(
+            {neurons: feed_forward(side, neurons) for neurons in (*range(0, layer.intermediate, step), layer.intermediate)}
+            for side, layer in placed
+        ),
     )
 
 
@@ -211,7 +292,7 @@ class Fit:
 
 def fit_to_target(
     search_at_budget: Callable[[float], Structure],
-    table: LatencyTable,
+    table: Predictor,
     target: float,
     measure: Callable[[Sequence[LayerShape]], Ratio],
     *,
@@ -248,7 +329,7 @@ def fit_to_target(
         logger.info("target=%.3g predicted=%.3f measured=%.3f budget_ms=%.3f", target, fit.predicted, fit.measured.value, budget)
         if abs(fit.error(target)) <= tolerance:
             break
-        budget = predict_ms(table, layers) * fit.measured.value / target
+        budget = table.latency_ms(layers) * fit.measured.value / target
     best = min(fits, key=lambda fit: abs(math.log(fit.measured.value / target)))
     if abs(best.error(target)) > tolerance:
         logger.warning("asked for a speed-up of %.3g, the nearest structure measures %.3f", target, best.measured.value)
@@ -286,20 +367,3 @@ def _parts(table: LatencyTable, layers: Sequence[LayerShape]) -> tuple[float, fl
     attention = sum(interpolate(table.attention_ms, layer.heads) for layer in layers)
     feed_forward = sum(interpolate(table.feed_forward_ms, layer.intermediate) for layer in layers)
     return table.fixed_ms, attention, feed_forward
-
-
-def _costs(
-    layers: Sequence[LayerShape],
-    *,
-    attention: Callable[[int], float],
-    feed_forward: Callable[[int], float],
-    step: int,
-    fixed: float = 0.0,
-) -> Costs:
-    return Costs(
-        fixed=fixed,
-        attention=tuple(tuple(attention(heads) for heads in range(layer.heads + 1)) for layer in layers),
-        feed_forward=tuple(
-            {neurons: feed_forward(neurons) for neurons in (*range(0, layer.intermediate, step), layer.intermediate)} for layer in layers
-        ),
-    )

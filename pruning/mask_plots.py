@@ -28,7 +28,12 @@ GAP = 3
 _SHADE = 0.35
 """Opacity of what stands behind."""
 _FATES = {"pruned": SECOND, "left": FIRST}
-_KINDS: dict[Kind, str] = {"attention": "attention", "feed_forward": "feed-forward"}
+_KINDS: dict[Kind, str] = {
+    "attention": "attention",
+    "feed_forward": "feed-forward",
+    "decoder_attention": "attention of the decoder",
+    "decoder_feed_forward": "feed-forward of the decoder",
+}
 
 
 def density_by_layer(summary: MaskSummary, *, name: str) -> str:
@@ -116,7 +121,7 @@ def _paint_densities(axes: Axes, summary: MaskSummary, kind: Kind) -> None:
     parts = [part for part in summary.parts if any(each.part == part for each in summary.matrices if each.kind == kind)]
     for part, color, marker in zip(parts, SERIES, MARKERS, strict=False):
         found = [summary.matrix(layer, part) for layer in summary.layers]
-        values = [100 * matrix.density if matrix else np.nan for matrix in found]
+        values = [100 * matrix.density if matrix and matrix.kind == kind else np.nan for matrix in found]
         line = axes.plot(
             [layer + 1 for layer in summary.layers], values, f"{marker}-", color=color, label=part, markersize=4, linewidth=1.2
         )

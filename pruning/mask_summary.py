@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pruning.steering import Reading
 
-Kind = Literal["attention", "feed_forward"]
+Kind = Literal["attention", "feed_forward", "decoder_attention", "decoder_feed_forward"]
 PIXELS = 48
 LEVELS = 15
 

@@ -1,9 +1,10 @@
-"""Scores of single predictions, and what a sample of them says: values, bootstrap intervals, paired differences. Pure numpy.
+"""Scores of single predictions, and what a sample of them says: values, bootstrap intervals, paired differences.
 
 Every metric here is a ratio of two sums over examples, so that one bootstrap serves all of them: accuracy and SQuAD's scores are sums of
 scores over counts, the F1 of a class is 2 TP / (2 TP + FP + FN). Resampling examples resamples both sums together.
 
-SQuAD is scored as by the official scripts of v1.1 (Rajpurkar et al., 2016, arXiv:1606.05250) and v2.0 (2018, arXiv:1806.03822).
+SQuAD is scored as by the official scripts of v1.1 (Rajpurkar et al., 2016, arXiv:1606.05250) and v2.0 (2018, arXiv:1806.03822), summaries
+by ROUGE (Lin, 2004, https://aclanthology.org/W04-1013) as the library `rouge-score` computes it.
 """
 
 import re
@@ -11,6 +12,8 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +107,19 @@ def squad_v2_scores(prediction: str, answers: Sequence[str]) -> tuple[float, flo
     if not said:
         return float("" in golds), float("" in golds)
     return float(said in golds), max(_token_f1(said.split(), gold.split()) for gold in golds)
+
+
+def rouge_scores(prediction: str, references: Sequence[str]) -> dict[str, float]:
+    """F1 of ROUGE-1, -2 and -L of one summary, with stemming; of several references the best for each of them."""
+    found = _rouge().score_multi(list(references), prediction)
+    return {name: float(score.fmeasure) for name, score in found.items()}
+
+
+@cache
+def _rouge() -> Any:  # noqa: ANN401 - the library carries no types
+    from rouge_score.rouge_scorer import RougeScorer  # it imports nltk, which is slow to import
+
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
 
 
 def best_threshold(margins: Sequence[float], span_scores: Sequence[float], has_answer: Sequence[bool]) -> float:

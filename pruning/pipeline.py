@@ -4,8 +4,9 @@ Every stage's output is kept under the run's folder and used again when nothing 
 goes on where it stopped. `run` is the whole of it; the functions below are its steps, which the command line also offers one by one.
 """
 
+import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,13 +17,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel, set_seed
+from transformers import AutoModel, PreTrainedModel, set_seed
 
 from pruning import checkpoint
 from pruning.analysis import save_masks
 from pruning.compaction import compact, live_structure
-from pruning.config import FinePruneConfig, PruneConfig, RunConfig, SpeedupTarget, Target, TrainConfig, chosen, dump_config
-from pruning.data import QuestionExample, source_name
+from pruning.config import (
+    FinePruneConfig,
+    GenerationTarget,
+    PruneConfig,
+    RunConfig,
+    SpeedupTarget,
+    Target,
+    TrainConfig,
+    chosen,
+    dump_config,
+)
+from pruning.data import Example, QuestionExample, SummaryExample, source_name
 from pruning.errors import ConfigError
 from pruning.evaluation import best_null_threshold
 from pruning.export import ArtifactSpec, export_artifact, update_manifest
@@ -32,24 +43,29 @@ from pruning.fine_pruning import fine_prune
 from pruning.importance import Importance, fisher, output_probe
 from pruning.post_training import Calibration, calibration_sample, prune
 from pruning.processes import from_main
+from pruning.pseudo_labels import with_pseudo_labels, write_summaries
 from pruning.quantization import quantize_artifact
 from pruning.quantization_aware import rounding
 from pruning.report import RunReport
 from pruning.results import FinishedTarget, report_on
 from pruning.run import Run, data_identity, model_identity
+from pruning.shrinking import shrunk
 from pruning.stages import StageRecord, Stages
 from pruning.storage import write_text_atomic
 from pruning.structure import density, shapes
 from pruning.targets import goal_of, left_by, left_by_density
 from pruning.tasks.base import Feature, collate, inputs_of
 from pruning.training import TrainingResult, computes_in_bf16, train
-from service.artifact import MANIFEST_NAME, Manifest, TrainingData, Variant, read_manifest, revision
+from pruning.vocabulary import keep_vocabulary
+from pruning.warm_start import encoder_decoder
+from service.artifact import GENERATING_TASKS, MANIFEST_NAME, Manifest, TrainingData, Variant, read_manifest, revision
 from service.model import Model
 from service.runtime.onnx import machine
 
 logger = logging.getLogger(__name__)
 
 DENSE = "checkpoints/dense"
+PSEUDO_LABELS = "pseudo-labels"
 GOLDEN_EXAMPLES = 3
 THRESHOLD_QUESTIONS = 1000
 VALIDATION_SHARE = 4
@@ -99,6 +115,8 @@ def pruned_models(current: Run, dense: StageRecord, *, label: str | None = None)
 def finish(current: Run, pruned: Pruned, dense: StageRecord) -> FinishedTarget:
     """From a masked model to artifacts: compact, recovered, exported, quantized."""
     small = compact_stage(current, pruned.label, pruned.masked)
+    if current.config.vocabulary is not None:
+        small = reduce_vocabulary(current, pruned.label, small, keep=current.config.vocabulary.keep)
     before = None
     if current.config.recover is not None:
         before = make_artifacts(current, f"{pruned.label}/before-recovery", small, parent=dense)
@@ -124,11 +142,25 @@ def train_dense(current: Run) -> StageRecord:
         "task": config.task,
         "labels": config.labels,
         "length": (config.max_length, config.stride),
+        **_generating(config),
         "seed": config.seed,
         "train": [chosen(stage) for stage in config.train],
         "data": [data_identity(config.sources_of_stage(number)) for number in range(len(config.train))],
     }
     return current.stages.get(DENSE, inputs, make, together=True)
+
+
+def _generating(config: RunConfig) -> dict[str, Any]:
+    """What stages of a task that generates depend on beside."""
+    if config.task not in GENERATING_TASKS:
+        return {}
+    held_out = data_identity((*config.data.validation, *config.data.test))
+    return {
+        "target_length": config.target_length,
+        "warm_start": chosen(config.warm_start) if config.warm_start else None,
+        "generation": chosen(config.generation) if config.generation else None,
+        "held_out": held_out,
+    }
 
 
 def _dropout(config: TrainConfig) -> dict[str, Any]:
@@ -142,7 +174,7 @@ def _train_stage(current: Run, model: PreTrainedModel, number: int, *, folder: P
         model,
         current.tokenizer,
         current.task,
-        current.features(current.examples(config.sources_of_stage(number))),
+        current.features(current.training_examples(config.sources_of_stage(number))),
         config.train[number],
         folder=folder,
         seed=config.seed + number,
@@ -184,7 +216,7 @@ def measure_importance(current: Run, dense: StageRecord, config: PruneConfig) ->
     """Fisher importance of heads and neurons of the dense model, on the calibration sample."""
 
     def make(folder: Path) -> Mapping[str, Any]:
-        model = current.load(dense.name, attn_implementation="sdpa")
+        model = _shrunk(current, current.load(dense.name, attn_implementation="sdpa"))
         losses = output_probe(current.task.logits, seed=current.config.seed)
         found = fisher(model, calibration(current, config).batches, losses, bf16=computes_in_bf16(), progress=True)
         save_file(found.tensors(), folder / "importance.safetensors")
@@ -197,21 +229,40 @@ def measure_importance(current: Run, dense: StageRecord, config: PruneConfig) ->
         "examples": config.calibration_examples,
         "batch": config.batch_size,
         "data": data_identity(current.last_training),
+        **_shrinking(current.config),
     }
     return current.stages.get("importance", inputs, make)
+
+
+def _shrunk(current: Run, model: PreTrainedModel) -> PreTrainedModel:
+    """The model that is pruned: without the layers that go whole."""
+    asked = current.config.shrink
+    return model if asked is None else shrunk(model, encoder_layers=asked.encoder_layers, decoder_layers=asked.decoder_layers)
+
+
+def _shrinking(config: RunConfig) -> dict[str, Any]:
+    """What stages that prune depend on beside, where layers go whole or fewer tokens will be left to choose from."""
+    layers = {} if config.shrink is None else {"shrink": chosen(config.shrink)}
+    return layers if config.vocabulary is None else layers | {"outputs": config.vocabulary.keep}
+
+
+def _outputs(config: RunConfig) -> int | None:
+    """Tokens that compact models choose from in the end; None for all."""
+    return None if config.vocabulary is None else config.vocabulary.keep
 
 
 def calibration(current: Run, settings: PruneConfig) -> Calibration:
     """The run's calibration sample."""
     config = current.config
     return calibration_sample(
-        current.examples(current.last_training),
+        current.training_examples(current.last_training),
         current.tokenizer,
         current.task,
         settings,
         max_length=config.max_length,
         stride=config.stride,
         seed=config.seed,
+        target_length=config.target_length,
     )
 
 
@@ -220,7 +271,7 @@ def prune_to(current: Run, target: Target, dense: StageRecord, importance: Stage
     config = current.config
 
     def make(folder: Path) -> Mapping[str, Any]:
-        model = current.load(dense.name, attn_implementation="sdpa")
+        model = _shrunk(current, current.load(dense.name, attn_implementation="sdpa"))
         found = prune(
             model,
             current.task,
@@ -229,6 +280,7 @@ def prune_to(current: Run, target: Target, dense: StageRecord, importance: Stage
             target,
             settings,
             seed=config.seed,
+            outputs=_outputs(config),
         )
         checkpoint.write(model, current.tokenizer, folder, dtype=torch.float32)
         fit = found.fit
@@ -247,7 +299,8 @@ def prune_to(current: Run, target: Target, dense: StageRecord, importance: Stage
         "search_trials": settings.search_trials,
         "reconstruct": settings.reconstruct,
         "seed": config.seed,
-        "machine": machine().model_dump() if isinstance(target, SpeedupTarget) else None,
+        "machine": machine().model_dump() if isinstance(target, SpeedupTarget | GenerationTarget) else None,
+        **_shrinking(config),
     }
     return current.stages.get(f"checkpoints/{target.label}/masked", inputs, make)
 
@@ -270,12 +323,13 @@ def _fine_prune_stage(
         set_seed(config.seed)
         protected = None if guide is None else live_structure(current.load(guide.name))
         model = _untrained(current, settings.train) if pretrained else _trainable(current, dense.name, settings.train)
-        reference = left_by_density(model) if target is None else left_by(target, model, current.task.name)
+        model = _shrunk(current, model)
+        reference = left_by_density(model) if target is None else left_by(target, model, current.task.name, outputs=_outputs(config))
         found = fine_prune(
             model,
             current.tokenizer,
             current.task,
-            current.features(current.examples(current.last_training)),
+            current.features(current.training_examples(current.last_training)),
             settings,
             left=reference,
             target=None if target is None else goal_of(target),
@@ -291,7 +345,7 @@ def _fine_prune_stage(
         checkpoint.write(model, current.tokenizer, folder, dtype=torch.float32)
         return {
             "structure": [asdict(layer) for layer in live_structure(model)],
-            "predicted": 1 / found.left if isinstance(target, SpeedupTarget) else None,
+            "predicted": 1 / found.left if isinstance(target, SpeedupTarget | GenerationTarget) else None,
             "measured": None,
             "left": found.left,
             "density": found.density,
@@ -309,7 +363,8 @@ def _fine_prune_stage(
         "length": (config.max_length, config.stride),
         "data": data_identity(current.last_training),
         "seed": config.seed,
-        "machine": machine().model_dump() if isinstance(target, SpeedupTarget) else None,
+        "machine": machine().model_dump() if isinstance(target, SpeedupTarget | GenerationTarget) else None,
+        **_shrinking(config),
     }
     return current.stages.get(name, inputs, make, together=True)
 
@@ -320,7 +375,7 @@ def _trainable(current: Run, stage: str, settings: TrainConfig) -> PreTrainedMod
 
 def _untrained(current: Run, settings: TrainConfig | None) -> PreTrainedModel:
     """The model that the run starts from; where it is to be trained, its head may be new."""
-    return checkpoint.load(
+    model = _warm_started(current, settings) or checkpoint.load(
         current.config.model,
         auto_class=current.task.auto_class,
         new_head=settings is not None,
@@ -328,6 +383,19 @@ def _untrained(current: Run, settings: TrainConfig | None) -> PreTrainedModel:
         attn_implementation="sdpa",
         **(_dropout(settings) if settings else {}),
     )
+    if current.config.generation is not None:
+        model.generation_config.update(**chosen(current.config.generation))
+    return model
+
+
+def _warm_started(current: Run, settings: TrainConfig | None) -> PreTrainedModel | None:
+    """The encoder-decoder that is made of the run's encoder; None where the model is one already."""
+    warm_start = current.config.warm_start
+    if warm_start is None:
+        return None
+    encoder = checkpoint.load(current.config.model, auto_class=AutoModel)
+    rates = _dropout(settings) if settings else {}
+    return encoder_decoder(encoder, current.tokenizer, decoder_layers=warm_start.decoder_layers, **rates)
 
 
 def compact_stage(current: Run, label: str, masked: StageRecord) -> StageRecord:
@@ -346,6 +414,7 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
     config = current.config
     assert config.recover is not None
     settings, name = config.recover, f"checkpoints/{label}/recovered"
+    written = write_pseudo_labels(current, settings, dense)
 
     def make(folder: Path) -> Mapping[str, Any]:
         set_seed(config.seed)
@@ -357,7 +426,7 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
                 model,
                 current.tokenizer,
                 current.task,
-                current.features(current.examples(current.last_training)),
+                current.features(_with_written(current, settings, written)),
                 settings,
                 folder=current.stages.work(name, inputs),
                 seed=config.seed,
@@ -372,10 +441,70 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
         "compact": small.key,
         "dense": dense.key,
         "recover": chosen(settings),
+        **({"pseudo_labels": written.key} if written else {}),
         "data": data_identity(current.last_training),
         "seed": config.seed,
     }
     return current.stages.get(name, inputs, make, together=True)
+
+
+def write_pseudo_labels(current: Run, settings: TrainConfig, dense: StageRecord) -> StageRecord | None:
+    """What the teacher of a training writes for the documents of the last training stage; None where that is not asked for."""
+    config, distillation = current.config, settings.distillation
+    if distillation is None or distillation.pseudo_labels is None:
+        return None
+    asked = distillation.pseudo_labels
+
+    def make(folder: Path) -> None:
+        teacher = _teacher(current, settings, own=dense.name)
+        assert teacher is not None
+        texts = write_summaries(
+            teacher,
+            current.tokenizer,
+            [each.document for each in _documents(current)],
+            asked,
+            path=current.stages.work(PSEUDO_LABELS, inputs) / "summaries.jsonl",
+            max_length=config.max_length,
+            target_length=config.target_length,
+        )
+        (folder / "summaries.json").write_text(json.dumps(texts, indent=0), encoding="utf-8")
+
+    inputs = {
+        "teacher": dense.key if distillation.teacher == "dense" else model_identity(distillation.teacher),
+        "beams": asked.beams,
+        "length": (config.max_length, config.target_length),
+        "data": data_identity(current.last_training),
+        "seed": config.seed,
+        **_generating(config),
+    }
+    return current.stages.get(PSEUDO_LABELS, inputs, make)
+
+
+def _documents(current: Run) -> list[SummaryExample]:
+    return [each for each in current.training_examples(current.last_training) if isinstance(each, SummaryExample)]
+
+
+def _with_written(current: Run, settings: TrainConfig, written: StageRecord | None) -> Sequence[Example]:
+    """Examples of the last training stage, with what a teacher wrote for them if it did."""
+    if written is None or settings.distillation is None or settings.distillation.pseudo_labels is None:
+        return current.training_examples(current.last_training)
+    texts = json.loads((current.stages.path(written.name) / "summaries.json").read_text(encoding="utf-8"))
+    return with_pseudo_labels(_documents(current), texts, references=settings.distillation.pseudo_labels.references)
+
+
+def reduce_vocabulary(current: Run, label: str, small: StageRecord, *, keep: int) -> StageRecord:
+    """The compact model with fewer tokens to choose from: those that the summaries it was trained on use, and what spells the rest."""
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        model = current.load(small.name)
+        examples = current.training_examples(current.config.data.train)
+        texts = [summary for each in examples if isinstance(each, SummaryExample) for summary in each.summaries]
+        keep_vocabulary(model, current.tokenizer, texts, keep)
+        checkpoint.write(model, current.tokenizer, folder, dtype=torch.float32)
+        return {"outputs": keep}
+
+    inputs = {"compact": small.key, "keep": keep, "data": data_identity(current.config.data.train), **_generating(current.config)}
+    return current.stages.get(f"checkpoints/{label}/reduced", inputs, make)
 
 
 def make_artifacts(current: Run, label: str, model: StageRecord, *, parent: StageRecord | None) -> tuple[StageRecord, StageRecord]:
@@ -448,6 +577,7 @@ def artifact_spec(current: Run, model: PreTrainedModel, variant: Variant, *, par
         labels=config.labels,
         multi_label=config.multi_label,
         max_length=config.max_length,
+        target_length=config.target_length,
         stride=config.stride,
         handles_no_answer=bool(_impossible(current)),
         macs_sequence_length=max(config.evaluate.sequence_lengths),
@@ -468,7 +598,7 @@ def training_data(current: Run) -> tuple[TrainingData, ...]:
         TrainingData(
             name=f"{source_name(config.data.train[i])} ({config.data.train[i].split})",
             licence=config.data.train[i].licence,
-            examples=len(current.examples([config.data.train[i]])),
+            examples=len(current.training_examples([config.data.train[i]])),
         )
         for i in sorted({i for stage in stages for i in stage})
     )
@@ -492,12 +622,13 @@ def _set_null_threshold(current: Run, artifact: Path) -> None:
 
 
 def as_arrays(current: Run, feature: Feature) -> dict[str, NDArray[np.int64]]:
-    """One row as the graph takes it, int64 `[1, sequence]` each, unpadded."""
-    return {name: tensor.numpy() for name, tensor in inputs_of(collate([feature], current.tokenizer), current.task).items()}
+    """One row as the graph takes it, int64 `[1, sequence]` each, unpadded; of a model that generates, as its encoder does."""
+    batch = inputs_of(collate([feature], current.tokenizer), current.task)
+    return {name: tensor.numpy() for name, tensor in batch.items() if name != "decoder_input_ids"}
 
 
 def calibration_inputs(current: Run) -> list[dict[str, NDArray[np.int64]]]:
     """Unpadded single rows for static quantisation."""
-    examples = current.examples(current.last_training)
+    examples = current.training_examples(current.last_training)
     drawn = Random(current.config.seed).sample(examples, min(len(examples), current.config.quantize.calibration_examples))
     return [as_arrays(current, feature) for feature in current.features(drawn)]

@@ -16,17 +16,19 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.bench import StructuralBench, dimensions_of, latency_table
-from pruning.config import DensityTarget, MacsTarget, ParametersTarget, PruneConfig, SpeedupTarget, Target
+from pruning.config import DensityTarget, GenerationTarget, MacsTarget, ParametersTarget, PruneConfig, SpeedupTarget, Target
 from pruning.data import Example
 from pruning.distillation import distillation_losses
 from pruning.errors import DataError, NothingPrunedError
-from pruning.importance import Importance, inference
+from pruning.generation_bench import GenerationBench, generation_prices
+from pruning.importance import Importance, inference, real_tokens
 from pruning.latency import Condition, Fit, costs_from_density, costs_from_macs, costs_from_parameters, costs_from_table, fit_to_target
 from pruning.preview import Preview
 from pruning.reconstruction import BlockFit, reconstruct
 from pruning.search import Costs, Floats, choose, rank, rearrange, refine
-from pruning.structure import Structure, dense_structure, gated, parameters, shapes, shapes_of
+from pruning.structure import Structure, bake, dense_structure, gated, parameters, shapes, shapes_of, sides
 from pruning.surgeon import rank_by_surgeon
+from pruning.targets import condition_of
 from pruning.tasks.base import Batch, Task, batches, inputs_of
 from pruning.training import computes_in_bf16
 
@@ -73,11 +75,13 @@ def calibration_sample(
     max_length: int,
     stride: int,
     seed: int,
+    target_length: int = 64,
 ) -> Calibration:
     """Draw the calibration sample from training examples; a long context counts once for each of its windows."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(len(examples), generator=generator)[: config.calibration_examples].tolist()
-    features = task.features([examples[i] for i in drawn], tokenizer, max_length=max_length, stride=stride)[: config.calibration_examples]
+    rows = task.features([examples[i] for i in drawn], tokenizer, max_length=max_length, stride=stride, target_length=target_length)
+    features = rows[: config.calibration_examples]
     order = torch.randperm(len(features), generator=generator).tolist()
     shuffled = [features[i] for i in order]
     if len(features) < 2:
@@ -88,7 +92,15 @@ def calibration_sample(
 
 
 def prune(
-    model: PreTrainedModel, task: Task, importance: Importance, calibration: Calibration, target: Target, config: PruneConfig, *, seed: int
+    model: PreTrainedModel,
+    task: Task,
+    importance: Importance,
+    calibration: Calibration,
+    target: Target,
+    config: PruneConfig,
+    *,
+    seed: int,
+    outputs: int | None = None,
 ) -> Pruning:
     """Prune `model` in place to one target: afterwards removed groups have zero columns and survivors are refitted.
 
@@ -100,6 +112,7 @@ def prune(
         target: What to reach.
         config: How much to search, and whether to reconstruct.
         seed: Of the search.
+        outputs: Tokens that a model chooses from once its vocabulary is reduced, which a speed-up of generation then reckons with.
 
     Raises:
         UnreachableTargetError: No mask reaches the target; the message says what can be reached.
@@ -111,11 +124,17 @@ def prune(
         case SpeedupTarget():
             fit = _fit_speedup(model, task, target, find)
             structure = fit.structure
+        case GenerationTarget():
+            fit = _fit_generation(model, target, find, outputs=outputs)
+            structure = fit.structure
         case DensityTarget():
             costs = costs_from_density(dimensions_of(model, task.name), shapes(model))
             structure = find(costs, costs.dense * target.density)
         case MacsTarget():
-            costs = costs_from_macs(dimensions_of(model, task.name), target.sequence_length, shapes(model))
+            dimensions = dimensions_of(model, task.name)
+            costs = costs_from_macs(
+                dimensions, target.sequence_length, shapes(model), sides=sides(model), target_length=target.target_length
+            )
             structure = find(costs, costs.dense * target.macs)
         case ParametersTarget():
             costs = costs_from_parameters(dimensions_of(model, task.name), parameters(model).total, shapes(model))
@@ -123,8 +142,10 @@ def prune(
     if structure == dense_structure(model):
         raise NothingPrunedError(f"target {target.label} is met by removing nothing; ask for more")
     logger.info("target=%s layers=%s", target.label, [(s.heads, s.intermediate) for s in shapes_of(structure)])
-    blocks = reconstruct(model, structure, calibration.batches, bf16=computes_in_bf16(), progress=True) if config.reconstruct else ()
-    return Pruning(structure, fit, blocks)
+    if not config.reconstruct:
+        bake(model, structure)
+        return Pruning(structure, fit, ())
+    return Pruning(structure, fit, reconstruct(model, structure, calibration.batches, bf16=computes_in_bf16(), progress=True))
 
 
 def _finder(
@@ -160,17 +181,30 @@ def _fit_speedup(model: PreTrainedModel, task: Task, target: SpeedupTarget, find
     return fit_to_target(lambda budget: find(costs, budget), table, target.speedup, bench.speedup)
 
 
+def _fit_generation(
+    model: PreTrainedModel, target: GenerationTarget, find: Callable[[Costs, float], Structure], *, outputs: int | None
+) -> Fit:
+    """As `_fit_speedup`, for what generating takes."""
+    condition = condition_of(target)
+    prices = generation_prices(model, condition, outputs=outputs)
+    costs = prices.costs(shapes(model))
+    bench = GenerationBench(model, condition, outputs=outputs)
+    return fit_to_target(lambda budget: find(costs, budget), prices, target.speedup, bench.speedup)
+
+
 def calibration_loss(
     model: PreTrainedModel, task: Task, search: Sequence[Batch], applied: Callable[[Structure], AbstractContextManager[None]]
 ) -> Callable[[Structure], float]:
     """Scores a structure: the mean divergence of the outputs from the dense model's, in nats, inside `applied(structure)`.
 
-    In bf16 where the machine computes in it: both sides are rounded alike, and a score only has to order structures.
+    Of a model that generates, outputs are the tokens of the targets, each counted alike. In bf16 where the machine computes in it: both
+    sides are rounded alike, and a score only has to order structures.
     """
 
     def outputs(batch: Batch) -> tuple[torch.Tensor, ...]:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=computes_in_bf16()):
-            return tuple(logits.float() for logits in task.logits(model(**inputs_of(batch, task))))
+            found = tuple(logits.float() for logits in task.logits(model(**inputs_of(batch, task))))
+        return (found[0][real_tokens(batch, "decoder")],) if found[0].ndim == 3 else found
 
     with inference(model), torch.no_grad():
         references = [outputs(batch) for batch in search]

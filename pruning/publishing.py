@@ -3,23 +3,27 @@
 Nothing is chosen here: the target was chosen on validation data, and the test data is read once, for the numbers that are published.
 """
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pruning.config import DataSource
-from pruning.data import source_name
+from pruning.data import SummaryExample, source_name
 from pruning.errors import ConfigError
 from pruning.evaluation import Evaluation
 from pruning.export import update_manifest
 from pruning.report import templates
-from pruning.results import evaluate_source, size_bytes
+from pruning.results import baseline_notes, evaluate_source, size_bytes
 from pruning.run import Run
 from pruning.storage import write_text_atomic, written
 from service.artifact import Manifest, Metric, read_manifest
-from service.model import Model
+from service.model import load_model
+from service.tasks.summarize import SummarizeRequest, SummarizeResponse
 
 CARD_NAME = "README.md"
+SAMPLES = 10
+SHOWN_CHARACTERS = 300
 
 
 def publish(current: Run, target: str, output: Path) -> Path:
@@ -36,7 +40,7 @@ def publish(current: Run, target: str, output: Path) -> Path:
     folders = _variants(current, target)
     evaluations: dict[str, list[Evaluation]] = {}
     for variant, folder in folders.items():
-        model = Model.load(folder)
+        model = load_model(folder)
         evaluations[variant] = [evaluate_source(current, model, source) for source in current.config.data.test]
     for variant, folder in folders.items():
         with written(output / variant) as partial:
@@ -44,18 +48,45 @@ def publish(current: Run, target: str, output: Path) -> Path:
             metrics = _tested(current, evaluations, variant)
             update_manifest(partial, metrics=[*read_manifest(partial).metrics, *metrics])
     manifests = {variant: read_manifest(output / variant) for variant in folders}
-    write_text_atomic(output / CARD_NAME, model_card(manifests, current.config.data.test))
+    card = model_card(
+        manifests, current.config.data.test, notes=baseline_notes(current), samples=written_samples(current, folders["compact-int8"])
+    )
+    write_text_atomic(output / CARD_NAME, card)
     return output / CARD_NAME
 
 
-def model_card(manifests: Mapping[str, Manifest], test: Sequence[DataSource]) -> str:
-    """The model card, in markdown: what it is, what it scored and how fast it is, what it has seen, how it was made, its limits."""
+def model_card(
+    manifests: Mapping[str, Manifest], test: Sequence[DataSource], *, notes: Sequence[str] = (), samples: Sequence[tuple[str, str]] = ()
+) -> str:
+    """The model card, in markdown: what it is, what it scored and how fast it is, what it has seen, how it was made, its limits.
+
+    Args:
+        manifests: By variant.
+        test: What was reported on.
+        notes: What the scores have to be compared with.
+        samples: Documents of the validation data with what the model wrote.
+    """
     sizes = {variant: size_bytes(manifest) for variant, manifest in manifests.items()}
     return (
         templates(autoescape=False)
         .get_template("card.md.j2")
-        .render(manifests=manifests, dense=manifests["dense"], sizes=sizes, test=[source_name(s) for s in test])
+        .render(
+            manifests=manifests, dense=manifests["dense"], sizes=sizes, test=[source_name(s) for s in test], notes=notes, samples=samples
+        )
     )
+
+
+def written_samples(current: Run, artifact: Path) -> list[tuple[str, str]]:
+    """How the first documents of each validation set begin, `SAMPLES` of them in all, and their summaries; nothing for other tasks."""
+    sources = current.config.data.validation
+    if current.config.task != "summarization" or not sources:
+        return []
+    each = math.ceil(SAMPLES / len(sources))
+    found = [example for source in sources for example in current.examples([source])[:each]]
+    documents = [example.document for example in found if isinstance(example, SummaryExample)][:SAMPLES]
+    responses = load_model(artifact).predict([SummarizeRequest(text=document) for document in documents])
+    summaries = [response.summary for response in responses if isinstance(response, SummarizeResponse)]
+    return [(" ".join(document[:SHOWN_CHARACTERS].split()), summary) for document, summary in zip(documents, summaries, strict=True)]
 
 
 def _variants(current: Run, target: str) -> dict[str, Path]:

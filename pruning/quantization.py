@@ -3,13 +3,13 @@
 Dynamic: every linear layer's weight becomes signed 8 bits per output channel, its input is quantized to unsigned 8 bits as it comes
 (U8S8, in codes that no processor saturates); attention core, normalisation and the task's head stay fp32. Static: the same with
 activation ranges from a calibration sample (`pruning/calibration.py`), as QuantizeLinear-DequantizeLinear pairs. Embedding tables
-get 8 bits with one scale per row in both. Nothing here changes the graph that it is given.
+get 8 bits with one scale per row in both. A model that generates has a scheme of its own (`pruning/seq2seq_quantization.py`). Nothing
+here changes the graph that it is given.
 """
 
 import copy
 import importlib
 import shutil
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +17,37 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime import quantization as ort_quantization
 
 from pruning import onnx_graph
 from pruning.calibration import Inputs, calibrate
 from pruning.checkpoint import INDEX_NAME
 from pruning.checkpoint import MANIFEST_NAME as CHECKPOINT_NAME
 from pruning.config import Method, Scheme
+from pruning.dynamic_quantization import finished
+from pruning.dynamic_quantization import quantize_dynamic as quantize_dynamic
 from pruning.errors import ConfigError
 from pruning.export import golden, load_fp32, producer
 from pruning.fusion import fuse_qkv
-from pruning.quantizers import linear_layers, quantize_embeddings, store_weights, with_fixed_ranges
+from pruning.quantizers import linear_layers, with_fixed_ranges
+from pruning.seq2seq_artifact import golden as generating_golden
+from pruning.seq2seq_artifact import sessions
+from pruning.seq2seq_quantization import SHARED_NAME, load_graphs, quantize_graphs
+from pruning.shared_weights import share_between
 from pruning.storage import written
-from service.artifact import MANIFEST_NAME, Manifest, Precision, Variant, hash_files, read_manifest, revision, verify_files, write_manifest
+from service.artifact import (
+    DECODER_GRAPH_NAME,
+    ENCODER_GRAPH_NAME,
+    MANIFEST_NAME,
+    Golden,
+    Manifest,
+    Precision,
+    Variant,
+    hash_files,
+    read_manifest,
+    revision,
+    verify_files,
+    write_manifest,
+)
 from service.model import GRAPH_NAME
 from service.runtime.base import Array
 from service.runtime.onnx import OnnxSession
@@ -43,8 +61,7 @@ and a code that falls the other way moves the outputs by up to a few hundredths.
 _PRECISIONS: dict[Scheme, Precision] = {"dynamic": "int8", "static": "int8-static", "fp16": "fp16"}
 _INT8_VARIANTS: dict[Variant, Variant] = {"dense": "dense-int8", "compact": "compact-int8"}
 _SLOW_TOKENIZER = {"vocab.txt", "vocab.json", "merges.txt"}  # tokenizer.json holds them too, and nothing is trained from an int8 artifact
-_LEFT_BEHIND = frozenset({GRAPH_NAME, MANIFEST_NAME, CHECKPOINT_NAME, INDEX_NAME} | _SLOW_TOKENIZER)
-_PREPROCESSED = {"onnx.quant.pre_process": "onnxruntime.quant"}
+_LEFT_BEHIND = frozenset({GRAPH_NAME, ENCODER_GRAPH_NAME, DECODER_GRAPH_NAME, MANIFEST_NAME, CHECKPOINT_NAME, INDEX_NAME} | _SLOW_TOKENIZER)
 
 
 @dataclass(frozen=True)
@@ -64,16 +81,6 @@ class SchemeError:
     size_bytes: int
 
 
-def quantize_dynamic(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Quantize weights now and activations at run time.
-
-    Layers with fewer than `NARROWEST_COLUMNS` outputs (the head of question answering) stay fp32: 8 bits gain nothing there.
-    """
-    layers = linear_layers(model)
-    quantized = _quantize_integer(model, layers) if layers else copy.deepcopy(model)
-    return _finished(quantized)
-
-
 def quantize_static(
     model: onnx.ModelProto, calibration_inputs: Sequence[Inputs], *, method: Method = "minmax", skip: Collection[str] = ()
 ) -> onnx.ModelProto:
@@ -87,7 +94,7 @@ def quantize_static(
     """
     layers = {weight: node for weight, node in linear_layers(model).items() if weight not in skip}
     ranges = calibrate(model, sorted({node.input[0] for node in layers.values()}), calibration_inputs, method=method)
-    return _finished(with_fixed_ranges(model, layers, ranges))
+    return finished(with_fixed_ranges(model, layers, ranges))
 
 
 def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -164,7 +171,7 @@ def quantize_artifact(
         fuse: Multiply by Q, K and V in one go.
 
     Raises:
-        ConfigError: The source is not fp32.
+        ConfigError: The source is not fp32, or it generates and the scheme is not the dynamic one.
         ArtifactError: The source is damaged.
         StorageError: The target could not be written; nothing of it is left.
     """
@@ -172,15 +179,22 @@ def quantize_artifact(
     if above.precision != "fp32":
         raise ConfigError(f"{source}: its precision is {above.precision}; quantize the fp32 artifact that it was made from")
     verify_files(source, above)
-    model = load_fp32(source)
-    model = fuse_qkv(model) if fuse else model
-    quantized = _apply(model, scheme, calibration, method, skip_worst)
+    if above.generation:
+        _require_dynamic(source, scheme, fuse=fuse)
+        graphs = quantize_graphs(load_graphs(source))
+        quantized = {ENCODER_GRAPH_NAME: graphs.encoder, DECODER_GRAPH_NAME: graphs.decoder}
+    else:
+        model = load_fp32(source)
+        quantized = {GRAPH_NAME: _apply(fuse_qkv(model) if fuse else model, scheme, calibration, method, skip_worst)}
     with written(target) as partial:
         for name in above.files:
             if name not in _LEFT_BEHIND and not name.endswith(".safetensors"):
                 shutil.copyfile(source / name, partial / name)
-        onnx.save(quantized, partial / GRAPH_NAME)
-        manifest = _manifest(above, quantized, partial, scheme)
+        if len(quantized) > 1:
+            share_between(list(quantized.values()), partial / SHARED_NAME)
+        for name, proto in quantized.items():
+            onnx.save(proto, partial / name)
+        manifest = _manifest(above, partial, scheme)
         write_manifest(manifest, partial)
     return manifest
 
@@ -205,20 +219,21 @@ def _apply(model: onnx.ModelProto, scheme: Scheme, calibration: Sequence[Inputs]
     return quantize_static(model, calibration, method=method, skip=worst_layers(model, calibration, skip_worst, method=method))
 
 
-def _manifest(above: Manifest, graph: onnx.ModelProto, folder: Path, scheme: Scheme) -> Manifest:
+def _require_dynamic(source: Path, scheme: Scheme, *, fuse: bool) -> None:
+    if scheme != "dynamic" or fuse:
+        raise ConfigError(f"{source}: a model that generates is quantized dynamically and without fusion; choose scheme dynamic")
+
+
+def _manifest(above: Manifest, folder: Path, scheme: Scheme) -> Manifest:
     """The source's manifest with what quantizing changed."""
-    session = OnnxSession(folder / GRAPH_NAME)
-    rows = [
-        {name: np.array([above.golden.inputs[name][row]], np.int64) for name in session.inputs}
-        for row in range(len(above.golden.inputs["input_ids"]))
-    ]
+    graphs = [path for path in (folder / GRAPH_NAME, folder / DECODER_GRAPH_NAME) if path.is_file()]
     return above.model_copy(
         update={
             "variant": above.variant if scheme == "fp16" else _INT8_VARIANTS[above.variant],
             "precision": _PRECISIONS[scheme],
-            "opset": onnx_graph.opset(graph),
+            "opset": onnx_graph.opset(onnx.load(graphs[0], load_external_data=False)),
             "files": hash_files(folder),
-            "golden": golden(session, rows, tolerance=GOLDEN_TOLERANCE),
+            "golden": _golden(above, folder),
             "metrics": (),
             "latency": (),
             "parent": revision(above),
@@ -227,37 +242,15 @@ def _manifest(above: Manifest, graph: onnx.ModelProto, folder: Path, scheme: Sch
     )
 
 
-def _quantize_integer(model: onnx.ModelProto, layers: Mapping[str, onnx.NodeProto]) -> onnx.ModelProto:
-    """ONNX Runtime's own dynamic quantization of these layers: one DynamicQuantizeLinear for all layers that share an input."""
-    prepared = copy.deepcopy(model)
-    # Says that the quantizer need not advise to pre-process the graph: `onnx_graph.clean` has done what that would.
-    onnx.helper.set_model_props(prepared, _PREPROCESSED)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / GRAPH_NAME
-        ort_quantization.quantize_dynamic(
-            prepared,
-            path,
-            op_types_to_quantize=["MatMul"],
-            nodes_to_quantize=[node.name for node in layers.values()],
-            per_channel=True,
-            weight_type=ort_quantization.QuantType.QInt8,
-            extra_options={"MatMulConstBOnly": True},
-        )
-        quantized: onnx.ModelProto = onnx.load(path)
-    del quantized.metadata_props[:]
-    store_weights(quantized, model, layers)
-    return quantized
-
-
-def _finished(quantized: onnx.ModelProto) -> onnx.ModelProto:
-    """Put the embeddings in 8 bits, drop unused operator sets, tidy up."""
-    quantize_embeddings(quantized)
-    used = {node.domain for node in quantized.graph.node}
-    kept = [entry for entry in quantized.opset_import if entry.domain in used]
-    del quantized.opset_import[:]
-    quantized.opset_import.extend(kept)
-    onnx_graph.remove_unused(quantized)
-    return quantized
+def _golden(above: Manifest, folder: Path) -> Golden:
+    """The source's golden inputs with the outputs of the quantized graphs."""
+    inputs = above.golden.inputs
+    if above.generation:
+        rows = zip(inputs["input_ids"], inputs["decoder_input_ids"], strict=True)
+        return generating_golden(sessions(folder), rows, tolerance=GOLDEN_TOLERANCE)
+    session = OnnxSession(folder / GRAPH_NAME)
+    feeds = [{name: np.array([inputs[name][row]], np.int64) for name in session.inputs} for row in range(len(inputs["input_ids"]))]
+    return golden(session, feeds, tolerance=GOLDEN_TOLERANCE)
 
 
 def _scheme_error(name: str, model: onnx.ModelProto, inputs: Sequence[Inputs], references: Sequence[Outputs]) -> SchemeError:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -13,6 +14,18 @@ from pruning.calibration import Range
 
 NARROWEST_COLUMNS = 16
 SHORTEST_TABLE_ROWS = 64
+
+
+class Table(NamedTuple):
+    """An embedding table in 8 bits.
+
+    Attributes:
+        codes: int8 [rows, columns].
+        scales: fp32 [rows, 1].
+    """
+
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float32]
 
 
 def linear_layers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -66,21 +79,33 @@ def with_fixed_ranges(model: onnx.ModelProto, layers: Mapping[str, onnx.NodeProt
     return quantized
 
 
-def quantize_embeddings(model: onnx.ModelProto) -> None:
+def quantize_embeddings(model: onnx.ModelProto, tables: Mapping[str, Table] | None = None) -> None:
     """Store embedding tables in 8 bits with one scale per row, in place.
 
     A lookup gathers the row and its scale, and multiplies: `table[row] ~ scale[row] * int8[row]`. A row's largest error is half its
     scale, 1/254 of its largest entry. Tables of fewer than `SHORTEST_TABLE_ROWS` rows (token types) are left.
+
+    Args:
+        model: with fp32 tables.
+        tables: codes that were chosen for some of them, by name.
     """
-    tables = onnx_graph.initializers(model)
+    given, weights = tables or {}, onnx_graph.initializers(model)
     replaced: dict[str, str] = {}
     for name, readers in onnx_graph.embedding_gathers(model).items():
-        if tables[name].dims[0] >= SHORTEST_TABLE_ROWS:
-            codes, scales = quantize_symmetric(numpy_helper.to_array(tables[name]), axis=1)
-            onnx_graph.add_initializer(model, f"{name}.int8", codes)
-            onnx_graph.add_initializer(model, f"{name}.scale", scales)
+        if name in given or (weights[name].dims[0] >= SHORTEST_TABLE_ROWS):
+            found = given[name] if name in given else Table(*quantize_symmetric(numpy_helper.to_array(weights[name]), axis=1))
+            store_table(model, name, found)
             replaced |= {node.output[0]: name for node in readers}
     onnx_graph.splice(model, lambda node: _lookup(node, replaced[node.output[0]]) if node.output[0] in replaced else [node])
+
+
+def store_table(model: onnx.ModelProto, name: str, table: Table) -> tuple[str, str]:
+    """Add the codes and scales of a table, once, and give their names."""
+    codes, scales = f"{name}.int8", f"{name}.scale"
+    if codes not in onnx_graph.initializers(model):
+        onnx_graph.add_initializer(model, codes, table.codes)
+        onnx_graph.add_initializer(model, scales, table.scales)
+    return codes, scales
 
 
 def _dequantized_weight(model: onnx.ModelProto, weight: str) -> onnx.NodeProto:

@@ -4,6 +4,8 @@ Layer by layer, attention before feed-forward, the surviving columns and the bia
 that, fed with the *pruned* model's own hidden states, the block brings the residual stream back to where the dense model has it
 before the norm. Kwon et al. (2022, arXiv:2204.09656) tune one scale per group this way; solving for the weights themselves follows
 K-prune (Park et al., 2024, arXiv:2308.03449) and ZipLM (Kurtic et al., 2023, arXiv:2302.04089). No gradient, no labels.
+
+A decoder comes after its encoder, is given the targets, and reads what the pruned encoder, refitted already, makes of the sources.
 """
 
 import copy
@@ -17,11 +19,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from pruning.errors import UnsupportedModelError
-from pruning.families import family_of
-from pruning.importance import Batch, inference
-from pruning.structure import LayerStructure, Structure, bake, dense_structure
+from pruning.families import EncoderLayer, family_of
+from pruning.importance import Batch, inference, real_tokens
+from pruning.structure import LayerStructure, Structure, bake, dense_structure, linears
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 HELD_OUT_EVERY = 8
@@ -70,6 +73,9 @@ def reconstruct(
     with inference(model), inference(teacher), torch.no_grad():
         streams = _Stream(model, batches, bf16=bf16), _Stream(teacher, batches, bf16=bf16)
         for index, stays in enumerate(tqdm(structure, desc="reconstruction", unit="layer", disable=not progress)):
+            if streams[0].begins_decoder(index):
+                for stream in streams:
+                    stream.enter_decoder(index)
             fits += _refit_layer(*streams, index, stays)
     return tuple(fits)
 
@@ -82,12 +88,14 @@ def _refit_layer(student: "_Stream", teacher: "_Stream", index: int, stays: Laye
         columns = [head * attention.head_size + column for head in stays.heads for column in range(attention.head_size)]
         looks = zip(student.attention(index), teacher.attention(index), strict=True)
         fits.append(_refit(attention.name, attention.output, columns, looks))
+    ends = student.ends_module(index)
     if feed_forward:
-        looks = zip(student.feed_forward(index), teacher.feed_forward(index, advance=True), strict=True)
+        looks = zip(student.feed_forward(index), teacher.feed_forward(index, advance=ends), strict=True)
         fits.append(_refit(feed_forward.name, feed_forward.down, stays.neurons, looks))
-    else:
+    elif ends:
         teacher.advance(index)
-    student.advance(index)
+    if ends:
+        student.advance(index)
     return fits
 
 
@@ -162,14 +170,30 @@ class _Reached(Exception):  # noqa: N818 - control flow, not an error: the forwa
 
 
 class _Stream:
-    """One model's hidden states at the entrance of one layer, for all batches; layers are called one at a time."""
+    """One model's hidden states at the entrance of one layer, for all batches; layers are called one at a time.
+
+    The layers are those that the family lists, of which two may be parts of one module; the states are at the entrance of that.
+    """
 
     def __init__(self, model: PreTrainedModel, batches: Sequence[Batch], *, bf16: bool = False) -> None:
         self.model, self.batches, self.bf16 = model, batches, bf16
         self.blocks = family_of(model).layers(model)
         self.modules = layer_modules(model)
-        self.every = math.ceil(sum(int(batch["attention_mask"].sum()) for batch in batches) / FIT_TOKENS)
-        self.hidden = [self._entrance(batch)[0] for batch in batches]
+        self.encoded: list[Tensor] | None = None
+        self._enter(0)
+
+    def begins_decoder(self, index: int) -> bool:
+        """Whether the layer is the first of the decoder."""
+        return self.encoded is None and self.blocks[index].side != "encoder"
+
+    def enter_decoder(self, index: int) -> None:
+        """From the end of the encoder to the entrance of the decoder, whose first layer this is."""
+        self.encoded = self.hidden
+        self._enter(index)
+
+    def ends_module(self, index: int) -> bool:
+        """Whether the module that the layer is part of ends with it."""
+        return index + 1 == len(self.modules) or self.modules[index + 1] is not self.modules[index]
 
     def attention(self, index: int) -> Iterator[_Look]:
         """What goes through the layer's attention, batch by batch."""
@@ -207,18 +231,26 @@ class _Stream:
             hidden = self._call(index, number)
             if advance:
                 self.hidden[number] = hidden
-        real = self.batches[number]["attention_mask"].flatten().nonzero().flatten()[:: self.every].to(seen["inputs"].device)
+        real = self.real[number].to(seen["inputs"].device)
         return _Look(**{name: tensor.flatten(0, 1)[real].to(projection.weight.dtype) for name, tensor in seen.items()})
 
+    def _enter(self, index: int) -> None:
+        """Take the states at the entrance of a stack, whose first layer this is, and draw the tokens that are fitted to."""
+        self.first = self.modules[index]
+        masks = [real_tokens(batch, self.blocks[index].side) for batch in self.batches]
+        every = math.ceil(sum(int(mask.sum()) for mask in masks) / FIT_TOKENS)
+        self.real = [mask.flatten().nonzero().flatten()[::every] for mask in masks]
+        self.hidden = [self._entrance(number)[0] for number in range(len(self.batches))]
+
     def _call(self, index: int, number: int) -> Tensor:
-        """One layer's output for one batch, `[batch, sequence, hidden]`."""
-        _, others, keywords = self._entrance(self.batches[number])
+        """One module's output for one batch, `[batch, sequence, hidden]`."""
+        _, others, keywords = self._entrance(number)
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16):
             output = self.modules[index](self.hidden[number], *others, **keywords)
         return output if isinstance(output, Tensor) else output[0]
 
-    def _entrance(self, batch: Batch) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
-        """What the first layer is called with: the embeddings, then whatever else (masks), which every layer gets alike.
+    def _entrance(self, number: int) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
+        """What a stack's first layer is called with: the embeddings, then whatever else (masks, sources), which every layer gets alike.
 
         Made anew each time: that costs one embedding, where the attention masks of all batches would fill the memory.
         """
@@ -230,19 +262,37 @@ class _Stream:
 
         device = next(self.model.parameters()).device
         with ExitStack() as stack:
-            stack.callback(self.modules[0].register_forward_pre_hook(catch, with_kwargs=True).remove)
+            stack.callback(self.first.register_forward_pre_hook(catch, with_kwargs=True).remove)
             stack.enter_context(suppress(_Reached))
-            self.model(**{name: tensor.to(device) for name, tensor in batch.items()})
+            self.model(**{name: tensor.to(device) for name, tensor in self.batches[number].items()}, **self._generating(number))
         return caught[0]
 
+    def _generating(self, number: int) -> dict[str, Any]:
+        """What the forward of an encoder-decoder takes beside its batch: no cache, and the encoder's states once there are some."""
+        if not self.model.config.is_encoder_decoder:
+            return {}
+        encoded = {} if self.encoded is None else {"encoder_outputs": BaseModelOutput(last_hidden_state=self.encoded[number])}
+        return {"use_cache": False, **encoded}
 
-def layer_modules(model: PreTrainedModel) -> nn.ModuleList:
-    """The modules that hold the encoder's layers, found as the one list whose entries own the layers' linears in order."""
-    blocks = family_of(model).layers(model)
-    linears = [layer.feed_forward.down if layer.feed_forward else layer.attention and layer.attention.output for layer in blocks]
-    for candidate in model.modules():
-        if isinstance(candidate, nn.ModuleList) and len(candidate) == len(blocks):
-            owned = [{id(module) for module in entry.modules()} for entry in candidate]
-            if all(linear is None or id(linear) in inside for linear, inside in zip(linears, owned, strict=True)):
+
+def layer_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """The module that each layer of the family is part of; the two layers that a decoder's are listed as share theirs."""
+    layers = family_of(model).layers(model)
+    encoder = [[layer] for layer in layers if layer.side == "encoder"]
+    decoder = [layer for layer in layers if layer.side != "encoder"]
+    if not decoder:
+        return list(_module_list(model, encoder))
+    pairs = [decoder[at : at + 2] for at in range(0, len(decoder), 2)]
+    of_decoder = _module_list(model.get_decoder(), pairs)
+    return [*_module_list(model.get_encoder(), encoder), *(module for module in of_decoder for _ in ("decoder", "cross"))]
+
+
+def _module_list(stack: nn.Module, layers: Sequence[Sequence[EncoderLayer]]) -> nn.ModuleList:
+    """The one list in `stack` whose entries own the linears of these layers in order."""
+    owned = [{id(linear) for layer in parts for linear in linears(layer)} for parts in layers]
+    for candidate in stack.modules():
+        if isinstance(candidate, nn.ModuleList) and len(candidate) == len(layers):
+            inside = [{id(module) for module in entry.modules()} for entry in candidate]
+            if all(linears_of <= modules for linears_of, modules in zip(owned, inside, strict=True)):
                 return candidate
-    raise UnsupportedModelError(f"{type(model).__name__} keeps its layers in no ModuleList, so they cannot be refitted one by one")
+    raise UnsupportedModelError(f"{type(stack).__name__} keeps its layers in no ModuleList, so they cannot be refitted one by one")

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pruning.config import DensityTarget, MacsTarget, ParametersTarget, SpeedupTarget, Target
+from pruning.config import DensityTarget, GenerationTarget, MacsTarget, ParametersTarget, SpeedupTarget, Target
 from pruning.errors import DataError
 from pruning.mask_summary import MaskSummary
 from pruning.metrics import Interval
@@ -86,7 +86,7 @@ class TargetReport(ModelReport):
     def asked(self) -> str:
         """The target in a few characters: 1.5x, 40 % of the weights, 40 % of the MACs."""
         match self.target:
-            case SpeedupTarget():
+            case SpeedupTarget() | GenerationTarget():
                 return f"{self.target.speedup:g}x"
             case DensityTarget():
                 return f"{100 * self.target.density:g} % of the weights"
@@ -100,7 +100,7 @@ class TargetReport(ModelReport):
     @property
     def precision(self) -> Precision:
         """The precision that it is for: the target's own, or int8 where it names none."""
-        return self.target.precision if isinstance(self.target, SpeedupTarget) else "int8"
+        return self.target.precision if isinstance(self.target, SpeedupTarget | GenerationTarget) else "int8"
 
     @property
     def sequence_length(self) -> int | None:

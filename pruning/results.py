@@ -7,21 +7,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoModel, PreTrainedModel
+
+from pruning import checkpoint
 from pruning.analysis import summarise
+from pruning.baselines import FIRST, MOST_SIMILAR, first_sentences, most_similar_sentences
 from pruning.config import DataSource, MacsTarget, SpeedupTarget, Target, dump_config
-from pruning.data import source_name
-from pruning.evaluation import Evaluation, evaluate
+from pruning.data import SummaryExample, source_name
+from pruning.evaluation import Evaluation, evaluate, evaluation_of, rouge
 from pruning.export import update_manifest
 from pruning.report import Headline, ModelReport, RunReport, StageReport, TargetReport, VariantReport, write_report
-from pruning.run import Run, data_identity
+from pruning.run import Run, data_identity, model_identity
 from pruning.serving_latency import measure_latency
 from pruning.stages import StageRecord
 from service.artifact import Latency, Manifest, Metric, read_manifest
-from service.model import Model
+from service.model import AnyModel, load_model
 from service.runtime.onnx import machine
 
-HEADLINES = {"question-answering": "f1", "text-classification": "accuracy"}
-TOLERATED_LOSS = {"question-answering": 1.5, "text-classification": 1.0}
+HEADLINES = {"question-answering": "f1", "text-classification": "accuracy", "summarization": "rougeL"}
+TOLERATED_LOSS = {"question-answering": 1.5, "text-classification": 1.0, "summarization": 1.0}
 Pair = tuple[StageRecord, StageRecord]
 Evaluations = Mapping[tuple[str, str], Evaluation]
 
@@ -66,7 +70,7 @@ def report_on(current: Run, dense: Pair, targets: Sequence[FinishedTarget]) -> R
             StageReport(name=record.name, seconds=record.seconds, peak_memory_bytes=record.peak_memory_bytes, reused=record.reused)
             for record in current.stages.records.values()
         ),
-        notes=current.config.notes,
+        notes=(*current.config.notes, *baseline_notes(current)),
     )
     write_report(report, current.stages.folder / "report")
     return report
@@ -77,7 +81,7 @@ def score(current: Run, artifact: StageRecord) -> Evaluations:
     sources = current.config.data.validation
 
     def make(folder: Path) -> None:
-        model = Model.load(current.stages.path(artifact.name))
+        model = load_model(current.stages.path(artifact.name))
         for number, source in enumerate(sources):
             evaluate_source(current, model, source).save(folder / f"{number}.json")
 
@@ -87,10 +91,40 @@ def score(current: Run, artifact: StageRecord) -> Evaluations:
     return {(evaluation.dataset, evaluation.split): evaluation for evaluation in found}
 
 
-def evaluate_source(current: Run, model: Model, source: DataSource) -> Evaluation:
+def evaluate_source(current: Run, model: AnyModel, source: DataSource) -> Evaluation:
     """Accuracy of an artifact on one dataset."""
     positive = current.config.evaluate.positive_label
     return evaluate(model, current.examples([source]), dataset=source_name(source), split=source.split, positive_label=positive)
+
+
+def baseline_notes(current: Run) -> tuple[str, ...]:
+    """What a summarizer has to beat on each validation set, a line for each baseline; nothing for other tasks."""
+    sources = current.config.data.validation
+    if current.config.task != "summarization" or not sources:
+        return ()
+
+    def make(folder: Path) -> dict[str, list[str]]:
+        encoder = None if current.config.warm_start is None else checkpoint.load(current.config.model, auto_class=AutoModel)
+        return {"lines": [line for source in sources for line in _baselines(current, source, encoder)]}
+
+    inputs = {"data": data_identity(sources), "model": model_identity(current.config.model), "length": current.config.max_length}
+    return tuple(current.stages.get("baselines", inputs, make).details["lines"])
+
+
+def _baselines(current: Run, source: DataSource, encoder: PreTrainedModel | None) -> list[str]:
+    examples = [each for each in current.examples([source]) if isinstance(each, SummaryExample)]
+    documents = [each.document for each in examples]
+    predictions = {FIRST: first_sentences(documents)}
+    if encoder is not None:
+        predictions[MOST_SIMILAR] = most_similar_sentences(documents, encoder, current.tokenizer, max_length=current.config.max_length)
+    return [_baseline_line(name, evaluated, examples, source) for name, evaluated in predictions.items()]
+
+
+def _baseline_line(name: str, predictions: Sequence[str], examples: Sequence[SummaryExample], source: DataSource) -> str:
+    scores = rouge(predictions, examples)
+    found = evaluation_of(predictions, scores, examples, dataset=source_name(source), split=source.split)
+    values = ", ".join(f"{metric.name} {metric.value:.2f} ({metric.low:.2f} to {metric.high:.2f})" for metric in found.metrics)
+    return f"Baseline on {found.dataset}, {found.split}, {name} of the document: {values}."
 
 
 def time_artifacts(current: Run, artifacts: Sequence[StageRecord]) -> dict[str, tuple[Latency, ...]]:

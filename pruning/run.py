@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning import checkpoint
 from pruning.config import DataSource, RunConfig
-from pruning.data import Example, find_file, load_examples
+from pruning.data import Example, find_file, load_examples, without_documents
 from pruning.stages import Stages
 from pruning.tasks import task_named
 from pruning.tasks.base import Feature, Task
@@ -47,9 +47,21 @@ class Run:
         """Examples of these sources."""
         return load_examples(sources, self.config.task, labels=self.config.labels, seed=self.config.seed)
 
+    def training_examples(self, sources: Sequence[DataSource]) -> list[Example]:
+        """Examples of these sources, but for documents that validation or test data have too."""
+        return without_documents(self.examples(sources), self._held_out)
+
+    @cached_property
+    def _held_out(self) -> list[Example]:
+        data = self.config.data
+        return self.examples((*data.validation, *data.test)) if self.config.task == "summarization" else []
+
     def features(self, examples: Sequence[Example]) -> list[Feature]:
         """Their tokenised rows."""
-        return self.task.features(examples, self.tokenizer, max_length=self.config.max_length, stride=self.config.stride)
+        config = self.config
+        return self.task.features(
+            examples, self.tokenizer, max_length=config.max_length, stride=config.stride, target_length=config.target_length
+        )
 
     def load(self, stage: str, **options: Any) -> PreTrainedModel:  # noqa: ANN401 - passed on to checkpoint.load
         """The model that a stage left, or that an artifact holds."""

@@ -25,29 +25,33 @@ from transformers import PreTrainedModel
 
 from pruning import onnx_graph
 from pruning.errors import ParityError
-from pruning.export import OPSET, PARITY_TOLERANCE, evaluating, quiet
 from pruning.families.base import Constant
+from pruning.tracing import OPSET, PARITY_TOLERANCE, evaluating, quiet
+from service.generation import CachedSession, DecoderSession
+from service.generation.golden import forced_logits
 from service.runtime.base import Array, Session
 from service.runtime.onnx import OnnxSession
-
-ENCODER_NAME = "encoder.onnx"
-DECODER_NAME = "decoder.onnx"
 
 Feed = Mapping[str, Array]
 Dimension = str | int
 Shapes = Mapping[str, Sequence[Dimension]]
 Cached = Literal["past", "cross", "new"]
 KeysAndValues = tuple[Tensor, Tensor]
+Sessions = tuple[Session, CachedSession]
 
 _EXAMPLE_SIZES = {"rows": 5, "new": 2, "past": 3, "past + new": 5, "requests": 4, "queries": 6, "source": 7}
 
 
 @dataclass(frozen=True)
 class Seq2SeqGraphs:
-    """The two graphs of a model, fp32 weights inside."""
+    """The two graphs of a model."""
 
     encoder: onnx.ModelProto
     decoder: onnx.ModelProto
+
+    def sessions(self) -> Sessions:
+        """Both, loaded."""
+        return OnnxSession(self.encoder.SerializeToString()), DecoderSession(self.decoder.SerializeToString())
 
 
 def to_onnx(model: PreTrainedModel) -> Seq2SeqGraphs:
@@ -75,11 +79,11 @@ def to_onnx(model: PreTrainedModel) -> Seq2SeqGraphs:
         return Seq2SeqGraphs(encoder=_export_encoder(model), decoder=_export_decoder(model))
 
 
-def check_parity(graphs: Seq2SeqGraphs, model: PreTrainedModel, batches: Iterable[Feed]) -> float:
+def check_parity(graphs: Seq2SeqGraphs | Sessions, model: PreTrainedModel, batches: Iterable[Feed]) -> float:
     """Decode given targets through the graphs, one token at a time, and compare the logits with those of torch.
 
     Args:
-        graphs: What `to_onnx` gave, or what was made of it.
+        graphs: What `to_onnx` gave, or what was made of it; or both sessions.
         model: What they were exported from, in evaluation mode.
         batches: int64 `input_ids` and `attention_mask` [requests, source], `decoder_input_ids` [requests, target].
 
@@ -89,7 +93,7 @@ def check_parity(graphs: Seq2SeqGraphs, model: PreTrainedModel, batches: Iterabl
     Raises:
         ParityError: A logit differs by more than `PARITY_TOLERANCE` times the largest of torch's.
     """
-    encoder, decoder = (OnnxSession(graph.SerializeToString()) for graph in (graphs.encoder, graphs.decoder))
+    encoder, decoder = graphs.sessions() if isinstance(graphs, Seq2SeqGraphs) else graphs
     return max((_difference(encoder, decoder, model, batch) for batch in batches), default=0.0)
 
 
@@ -359,11 +363,11 @@ def _fold_constant_unsqueezes(proto: onnx.ModelProto) -> None:
         proto.graph.node.remove(node)
 
 
-def _difference(encoder: Session, decoder: Session, model: PreTrainedModel, batch: Feed) -> float:
+def _difference(encoder: Session, decoder: CachedSession, model: PreTrainedModel, batch: Feed) -> float:
     """Largest absolute difference of the logits of one batch; `ParityError` beyond the tolerance."""
     with torch.inference_mode():
         expected = model(**{name: torch.from_numpy(np.asarray(values, np.int64)) for name, values in batch.items()}).logits.numpy()
-    found = np.stack(list(_decoded(encoder, decoder, model, batch)), axis=1)
+    found = forced_logits(encoder, decoder, batch)
     difference, largest = float(np.abs(expected - found).max()), float(np.abs(expected).max())
     if not difference <= PARITY_TOLERANCE * largest:
         raise ParityError(
@@ -371,26 +375,3 @@ def _difference(encoder: Session, decoder: Session, model: PreTrainedModel, batc
             f"value is {largest:.2g}; this is a defect of the export, not of the model"
         )
     return difference
-
-
-def _decoded(encoder: Session, decoder: Session, model: PreTrainedModel, batch: Feed) -> Iterator[Array]:
-    """Logits [requests, vocabulary] of each position of the target in turn; its keys and values come from the cache later on."""
-    encoded, targets = encoder.run(batch), np.asarray(batch["decoder_input_ids"])
-    requests = np.arange(len(targets))[:, None]
-    shapes = _caches(model, "past", "rows", "past")
-    past = {name: np.zeros((len(targets), shape[1], 0, shape[3]), np.float32) for name, shape in shapes.items()}
-    for position in range(targets.shape[1]):
-        outputs = decoder.run(
-            {
-                "input_ids": targets[:, position : position + 1],
-                "position_ids": np.full_like(requests, position),
-                "attention_mask": np.ones((len(targets), position + 1), np.int64),
-                "encoder_attention_mask": batch["attention_mask"],
-                "request_queries": requests,
-                "query_slots": requests,
-                **past,
-                **encoded,
-            }
-        )
-        past = {name: np.concatenate([past[name], outputs[name.replace("past", "new")]], axis=2) for name in past}
-        yield outputs["logits"]

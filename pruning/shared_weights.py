@@ -3,11 +3,12 @@
 The graph of a `dense` or `compact` artifact keeps its large weights in the checkpoint's fp16 safetensors shards, as ONNX external
 data by byte offset. Behind each stands a Cast to fp32, and a Transpose where torch stores [out, in] and the graph multiplies by
 [in, out]; the runtime folds both when it loads the graph. `embed` turns such a graph back into one that holds fp32 weights itself.
+`share_between` does the same for graphs without a checkpoint: what several of them hold goes into one file.
 """
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from pruning import onnx_graph
+from pruning.checkpoint import READABLE
 
 SMALLEST_BYTES = 1024
 _STORED = ".fp16"
@@ -28,22 +30,23 @@ Weights = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """An fp16 tensor in a safetensors file.
+    """A tensor in a safetensors file.
 
     Attributes:
         file_name: The shard.
         offset_bytes: Where its data begins, from the start of the file.
-        values: float16, in torch's layout.
+        values: As they are stored: weights in torch's layout.
     """
 
     file_name: str
     offset_bytes: int
-    values: NDArray[np.float16]
+    values: NDArray[np.generic]
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """The fp16 tensors of every shard in a folder, by name."""
-    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in _shard(path)}
+    shards = (_shard(path) for path in sorted(folder.glob("*.safetensors")))
+    return {name: tensor for shard in shards for name, tensor in shard if tensor.values.dtype == np.float16}
 
 
 def point_to_shards(proto: onnx.ModelProto, folder: Path) -> None:
@@ -61,6 +64,25 @@ def point_to_shards(proto: onnx.ModelProto, folder: Path) -> None:
             nodes += _widening(tensor.name, transposed=transposed)
             proto.graph.initializer[index].CopyFrom(_external(tensor.name + _STORED, source))
     onnx_graph.insert_in_front(proto, nodes)
+
+
+def share_between(graphs: Sequence[onnx.ModelProto], path: Path) -> None:
+    """Move the large initializers that all graphs have, under one name, into one safetensors file beside them, in place.
+
+    Where there are none, no file is written.
+    """
+    weights = [onnx_graph.initializers(graph) for graph in graphs]
+    common = [name for name in weights[0] if all(name in others and _equal(weights[0][name], others[name]) for others in weights[1:])]
+    arrays = {name: numpy_helper.to_array(weights[0][name]) for name in common}
+    shared = {name: np.ascontiguousarray(values) for name, values in arrays.items() if values.nbytes >= SMALLEST_BYTES}
+    if not shared:
+        return
+    save_file(shared, path)
+    path.chmod(READABLE)
+    stored = dict(_shard(path))
+    for tensors in weights:
+        for name in shared:
+            tensors[name].CopyFrom(_external(name, stored[name]))
 
 
 def embed(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -84,14 +106,17 @@ def embed(proto: onnx.ModelProto) -> onnx.ModelProto:
     return whole
 
 
+def _equal(one: TensorProto, other: TensorProto) -> bool:
+    return one.data_type == other.data_type and np.array_equal(numpy_helper.to_array(one), numpy_helper.to_array(other))
+
+
 def _shard(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     """Tensors of one safetensors file: 8 bytes of header length, the header (JSON), then the data that its offsets count in."""
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(header_bytes))
     for name, values in load_file(path).items():
-        if values.dtype == np.float16:
-            yield name, StoredTensor(path.name, 8 + header_bytes + header[name]["data_offsets"][0], values)
+        yield name, StoredTensor(path.name, 8 + header_bytes + header[name]["data_offsets"][0], values)
 
 
 def _find(name: str, weight: Weights, stored: Mapping[str, StoredTensor]) -> tuple[StoredTensor, bool] | None:
@@ -108,7 +133,8 @@ def _find(name: str, weight: Weights, stored: Mapping[str, StoredTensor]) -> tup
 
 def _external(name: str, source: StoredTensor) -> TensorProto:
     """An initializer whose data is a range of bytes of a shard."""
-    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT16, dims=source.values.shape, data_location=TensorProto.EXTERNAL)
+    kind = onnx.helper.np_dtype_to_tensor_dtype(source.values.dtype)
+    tensor = TensorProto(name=name, data_type=kind, dims=source.values.shape, data_location=TensorProto.EXTERNAL)
     place = {"location": source.file_name, "offset": str(source.offset_bytes), "length": str(source.values.nbytes)}
     for key, value in place.items():
         tensor.external_data.add(key=key, value=value)

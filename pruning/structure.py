@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pruning.families import EncoderLayer, family_of
+from pruning.families.base import Side
 from pruning.families.editing import dense_decoder_layers
 from pruning.families.editing import dense_layers as dense_layers_of
 from service.artifact import Counts, LayerShape, Macs
@@ -46,6 +47,11 @@ def shapes(model: PreTrainedModel) -> tuple[LayerShape, ...]:
         )
         for layer in family_of(model).layers(model)
     )
+
+
+def sides(model: PreTrainedModel) -> tuple[Side, ...]:
+    """Where each layer is: in the encoder, or a decoder's self-attention, or its cross-attention and feed-forward."""
+    return tuple(layer.side for layer in family_of(model).layers(model))
 
 
 def shapes_of(structure: Structure) -> tuple[LayerShape, ...]:

@@ -6,12 +6,14 @@ from transformers import PreTrainedModel
 
 from pruning.bench import dimensions_of, latency_table
 from pruning.compaction import live_structure
-from pruning.config import DensityTarget, MacsTarget, ParametersTarget, SpeedupTarget, Target
-from pruning.errors import UnreachableTargetError
+from pruning.config import DensityTarget, GenerationTarget, MacsTarget, ParametersTarget, SpeedupTarget, Target
+from pruning.errors import NothingPrunedError, UnreachableTargetError
+from pruning.generation_bench import generation_prices
+from pruning.generation_latency import GenerationCondition
 from pruning.latency import Condition, costs_from_macs, costs_from_parameters, predict_ms
 from pruning.masking import Masks
 from pruning.processes import from_main
-from pruning.structure import parameters, shapes, shapes_of
+from pruning.structure import parameters, shapes, shapes_of, sides
 from service.artifact import LayerShape
 
 Left = Callable[[Masks], float]
@@ -20,7 +22,7 @@ Left = Callable[[Masks], float]
 def goal_of(target: Target) -> float:
     """The share that a target asks for: of the weights, of the multiply-accumulates, of the parameters, or of the time."""
     match target:
-        case SpeedupTarget():
+        case SpeedupTarget() | GenerationTarget():
             return 1 / target.speedup
         case DensityTarget():
             return target.density
@@ -31,19 +33,32 @@ def goal_of(target: Target) -> float:
 
 
 def left_by_density(model: PreTrainedModel) -> Left:
-    """Share of the encoder's linear weights that no closed gate masks; `model` has no masks yet."""
+    """Share of the layers' linear weights that no closed gate masks; `model` has no masks yet."""
     total = parameters(model).encoder
     return lambda masks: 1 - masks.closed() / total
 
 
-def left_by(target: Target, model: PreTrainedModel, task: str) -> Left:
-    """Reads the share that a target counts; `model` has no masks yet. For a speed-up its latency table is measured, or found."""
+def left_by(target: Target, model: PreTrainedModel, task: str, *, outputs: int | None = None) -> Left:
+    """Reads the share that a target counts; `model` has no masks yet. For a speed-up its latency table is measured, or found.
+
+    Args:
+        target: what is to be reached.
+        model: of any structure.
+        task: the task, by its standard name.
+        outputs: tokens that the model chooses from once its vocabulary is reduced, which a speed-up of generation then reckons with.
+
+    Raises:
+        UnreachableTargetError: not even a model without heads and neurons reaches the target.
+        NothingPrunedError: a model that dropped layers or output tokens reaches it as it is.
+    """
     match target:
         case DensityTarget():
             return left_by_density(model)
         case MacsTarget():
             dense = shapes(model)
-            costs = costs_from_macs(dimensions_of(model, task), target.sequence_length, dense, step=1)
+            costs = costs_from_macs(
+                dimensions_of(model, task), target.sequence_length, dense, sides=sides(model), target_length=target.target_length, step=1
+            )
             return lambda masks: costs.total(live_shapes(model)) / costs.total(dense)
         case ParametersTarget():
             dense, total = shapes(model), parameters(model).total
@@ -56,13 +71,25 @@ def left_by(target: Target, model: PreTrainedModel, task: str) -> Left:
             whole = predict_ms(table, shapes(model))
             _check_reachable(target, predict_ms(table, [LayerShape(heads=0, intermediate=0)] * len(shapes(model))) / whole)
             return lambda masks: predict_ms(table, live_shapes(model)) / whole
+        case GenerationTarget():
+            prices = from_main(lambda: generation_prices(model, condition_of(target), outputs=outputs))
+            _check_reachable(target, prices.latency_ms([LayerShape(heads=0, intermediate=0)] * len(shapes(model))) / prices.dense_ms)
+            if prices.latency_ms(shapes(model)) <= prices.dense_ms / target.speedup:
+                raise NothingPrunedError(f"target {target.label} is met before anything is pruned; ask for more")
+            return lambda masks: prices.latency_ms(live_shapes(model)) / prices.dense_ms
+
+
+def condition_of(target: GenerationTarget) -> GenerationCondition:
+    """What the latency that a target speaks of is a latency of."""
+    return GenerationCondition(**target.model_dump(exclude={"speedup"}))
 
 
 def _check_reachable(target: Target, least: float) -> None:
     """One line when not even a model without heads and neurons reaches the target."""
     if goal_of(target) <= least:
-        asked = f"{target.speedup:g}x" if isinstance(target, SpeedupTarget) else f"{goal_of(target):g} of them"
-        most = f"{1 / least:.2f}x" if isinstance(target, SpeedupTarget) else f"{least:.3f} of them"
+        is_speedup = isinstance(target, SpeedupTarget | GenerationTarget)
+        asked = f"{1 / goal_of(target):g}x" if is_speedup else f"{goal_of(target):g} of them"
+        most = f"{1 / least:.2f}x" if is_speedup else f"{least:.3f} of them"
         raise UnreachableTargetError(f"target {target.label}: {asked} is out of reach, with all heads and neurons gone it is {most}")
 
 

@@ -40,6 +40,8 @@ from pruning.distillation import Teacher, check_teacher
 from pruning.errors import ConfigError, DataError
 from pruning.processes import from_main, process_count, process_index
 from pruning.tasks.base import Batch, Feature, Task, collate, inputs_of
+from pruning.tasks.summarization import in_output_ids
+from pruning.vocabulary import OUTPUT_IDS
 
 MEGA_BATCH = 50
 STATE_NAME = "trainer_state.json"
@@ -138,11 +140,12 @@ def run_trainer(
     if config.patience is not None and not validation:
         raise ConfigError("`patience` needs rows to validate on, and there are none; give `data.validation`, or leave `patience` out")
     freeze_embeddings(model, frozen=config.freeze_embeddings)
+    features, validation = in_output_ids(features, model, tokenizer), in_output_ids(validation[:VALIDATION_ROWS], model, tokenizer)
     trainer = trainer_class(
         model=model,
         args=training_arguments(config, task, folder=folder, seed=seed, validate=bool(validation), events=events),
         train_dataset=Rows(features),
-        eval_dataset=Rows(validation[:VALIDATION_ROWS]) if validation else None,
+        eval_dataset=Rows(validation) if validation else None,
         data_collator=lambda rows: collate(rows, tokenizer),
         task=task,
         config=config,
@@ -182,8 +185,17 @@ def last_loss(state: TrainerState) -> float | None:
 
 def freeze_embeddings(model: PreTrainedModel, *, frozen: bool = True) -> None:
     """Take the embedding tables, and the normalisation that follows them, out of training (or put them back)."""
-    for parameter in model.base_model.embeddings.parameters():
-        parameter.requires_grad_(not frozen)
+    for module in _embeddings(model.base_model):
+        module.requires_grad_(not frozen)
+
+
+def _embeddings(model: PreTrainedModel) -> list[nn.Module]:
+    """What is before the first layer of a base model: of an encoder-decoder, before those of both."""
+    if not model.config.is_encoder_decoder:
+        return [model.embeddings]
+    return [
+        part for stack in (model.encoder, model.decoder) for part in (stack.embed_tokens, stack.embed_positions, stack.layernorm_embedding)
+    ]
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
@@ -345,7 +357,8 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         self.teacher: Teacher | None = None
         if teacher is not None and config.distillation is not None:
             check_teacher(self.model, teacher)
-            self.teacher = Teacher(teacher.to(self.args.device), config.distillation, task)
+            output_ids = getattr(self.model, OUTPUT_IDS, None)
+            self.teacher = Teacher(teacher.to(self.args.device), config.distillation, task, output_ids=output_ids)
         self.model_accepts_loss_kwargs = False
 
     def train_or_restore(self, resumed_from: str | None) -> TrainerState:
@@ -389,8 +402,12 @@ class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         return nullcontext() if self.teacher is None else self.teacher.teaches(self.model, seed=self.args.seed)
 
     def _ask_teacher(self) -> None:
-        """If nothing but the teacher's logits is wanted, and for the same rows more than once, compute them now."""
-        if self.teacher is None or self.teacher.asks or self.config.epochs <= 1:
+        """If nothing but the teacher's logits is wanted, and for the same rows more than once, compute them now.
+
+        Those of an encoder-decoder are too many to be kept.
+        """
+        generates = self.model.config.is_encoder_decoder
+        if self.teacher is None or self.teacher.asks or self.config.epochs <= 1 or generates:
             return
         with self.accelerator.autocast():
             answered = self.teacher.answered(self.train_dataset.features, self.data_collator, batch_size=self.args.train_batch_size)

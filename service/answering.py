@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from service.errors import DeadlineError, GoneError
-from service.scheduler import Engine, Job, Scheduler
+from service.generation import Progress
+from service.scheduler import AnyEngine, Job, Scheduler
 from service.tasks.base import Request
 
 WATCH_AFTER_SECONDS = 0.02
@@ -20,12 +21,13 @@ WATCH_AFTER_SECONDS = 0.02
 
 async def answer(
     scheduler: Scheduler,
-    engine: Engine,
+    engine: AnyEngine,
     requests: Sequence[Request],
     *,
     seconds: float,
     gone: Callable[[], Coroutine[Any, Any, None]],
     partial: bool = False,
+    progress: Callable[[Progress], None] | None = None,
 ) -> list[Job]:
     """The finished jobs of these requests, in order.
 
@@ -38,10 +40,11 @@ async def answer(
         seconds: `DeadlineError` after so long.
         gone: `GoneError` when this comes to an end. It is not begun before the wait is a long one: most answers are there sooner.
         partial: whether some may fail.
+        progress: called by another thread with each token that is generated for one text.
     """
     group = _Group(len(requests), partial=partial)
     deadline = time.monotonic() + seconds
-    jobs = [Job(engine, request, request.characters, deadline, group.done) for request in requests]
+    jobs = [Job(engine, request, request.characters, deadline, group.done, progress) for request in requests]
     group.wait(seconds, gone)
     try:
         for job in jobs:

@@ -15,13 +15,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.envelope import Envelope
-from service.errors import NotFoundError
 from service.problems import problem
 from service.registry import Registry
 from service.routes import ENDPOINTS
 from service.routes.base import JSON, Call, Endpoint, handle
 from service.routes.control import PROBLEM, admin_routes, metrics_routes, model_routes, open_routes
 from service.routes.documentation import SCHEMAS, answer_headers, documented, request_headers
+from service.routes.streaming import EVENT, EVENTS
 from service.serving import Serving
 from service.settings import Settings
 
@@ -105,7 +105,7 @@ def _application(
     app.state.apart = apart
     app.add_exception_handler(HTTPException, _on_http_error)
     app.openapi = documented(app, serving.settings)  # type: ignore[method-assign]  # FastAPI's own way to extend it
-    paths = frozenset(endpoint.path for endpoint in ENDPOINTS) | {"/summarize", "/metrics", "/v2/health/ready", "/v2/health/live"}
+    paths = frozenset(endpoint.path for endpoint in ENDPOINTS) | {"/metrics", "/v2/health/ready", "/v2/health/live"}
     app.add_middleware(Envelope, serving=serving, routes=paths)
     origins = serving.settings.cors_origins
     if origins and not apart:
@@ -132,22 +132,7 @@ def _task_routes() -> APIRouter:
     router = APIRouter(tags=["tasks"])
     for endpoint in ENDPOINTS:
         _add(router, endpoint)
-    router.add_api_route(
-        "/summarize",
-        _summarize,
-        methods=["POST"],
-        summary="Summarize texts",
-        description="Answers once an artifact for summarization is loaded; until then 404 says that there is none.",
-        response_class=Response,
-        status_code=404,
-        responses={404: PROBLEM, 401: PROBLEM},
-    )
     return router
-
-
-async def _summarize(request: Request) -> Response:
-    request.app.state.serving.gate.enter(request.headers)
-    raise NotFoundError("no model for summarization is loaded, and this version cannot serve one yet; /v2/models lists what there is")
 
 
 async def _post(endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
@@ -164,8 +149,10 @@ def _add(router: APIRouter, endpoint: Endpoint) -> None:
     answers[200] = {
         "model": endpoint.answer,
         "description": "The answers; headers say who answered and where the time went.",
-        "headers": answer_headers(),
+        "headers": answer_headers(streams=endpoint.stream is not None),
     }
+    if endpoint.stream is not None:
+        answers[200]["content"] = {EVENTS: {"schema": EVENT}}
     router.add_api_route(
         endpoint.path,
         post,

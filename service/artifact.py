@@ -1,8 +1,9 @@
 """The artifact: the one contract between `pruning/`, which writes it, and `service/`, which serves it.
 
-An artifact is a folder `<name>/<variant>/` with `manifest.json`, the ONNX graph, the weights and the tokenizer. The manifest says
-what the model is, how it was made, what it scored and what its files hash to. `read_manifest` reads its schema version first: a
-newer minor version's unknown fields are passed over, a newer major version is refused.
+An artifact is a folder `<name>/<variant>/` with `manifest.json`, the ONNX graph (of a model that generates, those of its encoder and its
+decoder), the weights and the tokenizer. The manifest says what the model is, how it was made, what it scored and what its files hash
+to. `read_manifest` reads its schema version first: a newer minor version's unknown fields are passed over, a newer major version is
+refused.
 """
 
 import hashlib
@@ -12,20 +13,27 @@ import re
 import uuid
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from service.errors import ArtifactError, SchemaError
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 0
+SCHEMA_MINOR = 1
 MANIFEST_NAME = "manifest.json"
+ENCODER_GRAPH_NAME = "encoder.onnx"
+DECODER_GRAPH_NAME = "decoder.onnx"
+OUTPUT_IDS_NAME = "output_ids.json"
 
-TaskName = Literal["question-answering", "text-classification"]
+TaskName = Literal["question-answering", "text-classification", "summarization"]
 Variant = Literal["dense", "dense-int8", "compact", "compact-int8"]
 Precision = Literal["fp32", "int8", "int8-static", "fp16"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+TokenId = Annotated[int, Field(ge=0)]
+
+GENERATING_TASKS: frozenset[TaskName] = frozenset({"summarization"})
+_OUTPUT_IDS = TypeAdapter(Annotated[tuple[TokenId, ...], Field(min_length=1)])
 
 
 class _Part(BaseModel):
@@ -49,7 +57,7 @@ class LayerShape(_Part):
 class Counts(_Part):
     """A count split by part of the model. The total is the whole model's, head of the task included."""
 
-    encoder: int = Field(ge=0, description="Linear weights (or MACs) of the encoder's layers; what density refers to.")
+    encoder: int = Field(ge=0, description="Linear weights (or MACs) of all layers, a decoder's too; what density refers to.")
     embeddings: int = Field(ge=0, description="Embedding tables (0 for MACs).")
     total: int = Field(ge=0, description="The whole model, with the task's head, biases and layer normalisation.")
 
@@ -58,10 +66,14 @@ class Macs(Counts):
     """Multiply-accumulate operations for one row."""
 
     sequence_length: int = Field(gt=0, description="Tokens in the row; the attention core is included.")
+    target_length: int = Field(default=0, ge=0, description="Tokens that a decoder is given or generates; 0 for an encoder alone.")
 
 
 class Golden(_Part):
-    """A small input with the outputs that the artifact gave when it was written; checked at every load."""
+    """A small input with the outputs that the artifact gave when it was written; checked at every load.
+
+    Of a model that generates they are those of `service.generation.golden`.
+    """
 
     inputs: dict[str, list[list[int]]] = Field(description="int64 [batch, sequence] for each input of the graph.")
     outputs: dict[str, list[list[float]]] = Field(description="fp32 for each output of the graph, row by row.")
@@ -71,7 +83,7 @@ class Golden(_Part):
 class Metric(_Part):
     """One measured score of this artifact, through the service's engine."""
 
-    name: str = Field(description="accuracy, f1, exact_match, has_answer_f1, no_answer_f1, …")
+    name: str = Field(description="accuracy, f1, exact_match, has_answer_f1, no_answer_f1, rouge1, …")
     value: float = Field(description="In percent.")
     low: float = Field(description="Lower end of the bootstrap 95 % interval.")
     high: float = Field(description="Upper end of the bootstrap 95 % interval.")
@@ -123,6 +135,34 @@ class TrainingData(_Part):
     examples: int = Field(ge=0, description="Examples used.")
 
 
+class DecoderLayerShape(_Part):
+    """What is left of one decoder layer; 0 means that the whole block was removed."""
+
+    heads: int = Field(ge=0, description="Heads of self-attention left.")
+    cross_heads: int = Field(ge=0, description="Heads of cross-attention left.")
+    intermediate: int = Field(ge=0, description="Feed-forward neurons left.")
+
+
+class GenerationInfo(_Part):
+    """How a model generates. Tokens of its output are *output ids*: the tokenizer's, or numbers in `output_ids`."""
+
+    start: TokenId = Field(description="Output id that the decoder reads first.")
+    end: tuple[TokenId, ...] = Field(min_length=1, description="Output ids that end a sequence.")
+    forced_first: TokenId | None = Field(default=None, description="Output id that every sequence begins with behind the start.")
+    forced_last: TokenId | None = Field(default=None, description="Output id that a sequence ends with that reaches its limit.")
+    padding: TokenId = Field(description="Token id that fills up a source.")
+    source_length: int = Field(gt=0, description="Most tokens of a source, special tokens included.")
+    target_length: int = Field(gt=0, description="Most tokens that are generated, the last one included.")
+    settings: dict[str, int | float | bool | str | None] = Field(
+        default={}, description="Defaults of decoding, by the names of `service.generation.GenerationSettings`."
+    )
+    output_ids: str | None = Field(
+        default=None, description="File with the tokenizer's id of each output id, a JSON array; none where they are the same."
+    )
+    decoder_layers: tuple[DecoderLayerShape, ...] = Field(description="What is left of the decoder, layer by layer.")
+    restore_case: bool = Field(default=False, description="Whether the tokenizer knows no capitals, so that case is to be restored.")
+
+
 class Manifest(_Part):
     """The contract; see the module's docstring. Every field is written by `pruning/export.py` or `pruning/quantization.py`."""
 
@@ -130,7 +170,7 @@ class Manifest(_Part):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Name of the model: qa, sentiment, …")
     variant: Variant = Field(description="Which of the model's variants this is.")
     task: TaskName = Field(description="The task, by its standard name.")
-    family: str = Field(description="Model family: bert, roberta, distilbert.")
+    family: str = Field(description="Model family: bert, roberta, distilbert, bart.")
     precision: Precision = Field(description="Arithmetic of the linear layers.")
     opset: int = Field(gt=0, description="ONNX opset of the default domain.")
     labels: tuple[str, ...] = Field(default=(), description="Label names by index; empty for question answering.")
@@ -139,12 +179,13 @@ class Manifest(_Part):
     stride: int = Field(ge=0, description="Tokens that neighbouring windows of a long context share.")
     handles_no_answer: bool = Field(default=False, description="Whether it was trained on questions without an answer.")
     null_threshold: float = Field(default=0.0, description="No answer when the null score beats the best span by more than this.")
-    layers: tuple[LayerShape, ...] = Field(description="Heads and feed-forward neurons left, layer by layer.")
+    layers: tuple[LayerShape, ...] = Field(description="Heads and feed-forward neurons left, layer by layer of the encoder.")
+    generation: GenerationInfo | None = Field(default=None, description="How it generates; none for an encoder alone.")
     head_size: int = Field(gt=0, description="Columns of one attention head.")
     hidden_size: int = Field(gt=0, description="Width of the residual stream.")
     parameters: Counts = Field(description="Parameters.")
     macs: Macs = Field(description="Multiply-accumulates for one row of the stated length.")
-    density: float = Field(ge=0, le=1, description="Encoder linear weights left over those of the dense model.")
+    density: float = Field(ge=0, le=1, description="Linear weights of the layers left, over those of the dense model.")
     files: dict[str, FileEntry] = Field(description="Every file of the folder but this one, by relative path.")
     golden: Golden = Field(description="Checked at every load.")
     metrics: tuple[Metric, ...] = Field(default=(), description="Measured accuracy.")
@@ -153,6 +194,12 @@ class Manifest(_Part):
     parent: str | None = Field(default=None, description="Revision of the artifact that this one was made from; see `revision`.")
     training_data: tuple[TrainingData, ...] = Field(default=(), description="What the weights have seen.")
     producer: str = Field(description="`secateur <version>`.")
+
+    @model_validator(mode="after")
+    def _generates_if_its_task_does(self) -> Self:
+        if (self.task in GENERATING_TASKS) != (self.generation is not None):
+            raise ValueError(f"{self.task} {'needs' if self.generation is None else 'has no'} `generation`")
+        return self
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -170,6 +217,26 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate_json(json.dumps(document), extra="ignore" if minor > SCHEMA_MINOR else "forbid")
     except ValidationError as error:
         raise ArtifactError(f"{path}: {_first_problem(error)}; the artifact is damaged or not from Secateur: export it again") from error
+
+
+def read_output_ids(folder: Path, manifest: Manifest) -> tuple[int, ...] | None:
+    """The tokenizer's id of each output id; None where they are the same.
+
+    Raises:
+        ArtifactError: the file is missing, not among those of the manifest, or not an array of token ids.
+    """
+    name = manifest.generation.output_ids if manifest.generation else None
+    if name is None:
+        return None
+    if name not in manifest.files:
+        raise ArtifactError(f"{folder}: {name} is not among the manifest's files, so it cannot be trusted; export the artifact again")
+    path = locate(folder, name)
+    try:
+        return _OUTPUT_IDS.validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}); fetch or export the artifact again") from error
+    except ValidationError as error:
+        raise ArtifactError(f"{path}: {_first_problem(error)}; expected an array of token ids: fetch or export it again") from error
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:

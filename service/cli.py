@@ -14,12 +14,13 @@ from service.command_line import CommandGroup
 from service.command_options import settings_options
 from service.errors import ArtifactError, RequestError, SecateurError
 from service.keys import digest, make_key, parse_line
-from service.model import Model
+from service.model import AnyModel, load_model
 from service.runtime.machine import core_count
 from service.settings import Settings, read_settings
 from service.tasks.base import Request, Response, parse_request
 from service.tasks.classify import ClassifyResponse
 from service.tasks.qa import QuestionResponse
+from service.tasks.summarize import SummarizeResponse
 
 
 @click.group(cls=CommandGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -112,7 +113,7 @@ def check(settings: Settings, artifacts: tuple[str, ...], as_json: bool) -> None
     failures = 0
     for folder in folders:
         try:
-            manifest = Model.load(folder, threads=threads(settings)).manifest
+            manifest = load_model(folder, threads=threads(settings)).manifest
         except SecateurError as error:
             failures += 1
             click.echo(f"Error: {error}", err=True)
@@ -126,7 +127,7 @@ def check(settings: Settings, artifacts: tuple[str, ...], as_json: bool) -> None
 @click.argument("artifact", metavar="DIR")
 @click.option("--question", help="The question; with --context.")
 @click.option("--context", help="The text that holds the answer.")
-@click.option("--text", help="The text to label.")
+@click.option("--text", help="The text to label or to summarize.")
 @click.option("--text-pair", help="The second text of a pair.")
 @click.option("--input", "source", type=click.File(encoding="utf-8"), help="JSON lines, one request each; - is standard input.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per request.")
@@ -139,11 +140,12 @@ def answer(settings: Settings, /, artifact: str, source: TextIO | None, as_json:
       secateur-serve answer qa/compact-int8 --question "Who wrote it?" --context "Ada wrote it in 1843."
       secateur-serve answer sentiment/compact-int8 --text "A quiet triumph." --json
       secateur-serve answer sentiment/dense --input reviews.jsonl
+      secateur-serve answer summarize/compact-int8 --text "$(cat article.txt)"
     """
     document = {name: value for name, value in fields.items() if value is not None}
     if bool(document) == (source is not None):
         raise click.UsageError("give one request by options, or many by --input")
-    model = Model.load(find_artifact(artifact, settings), threads=threads(settings))
+    model = load_model(find_artifact(artifact, settings), threads=threads(settings))
     for request in list(read_requests(source, model)) if source else [parse_request(model.task.request_type, document)]:
         response = model.predict_one(request)
         click.echo(response.model_dump_json() if as_json else response_line(response))
@@ -170,7 +172,7 @@ def threads(settings: Settings) -> int:
     return settings.threads or core_count()
 
 
-def read_requests(lines: Iterable[str], model: Model) -> Iterator[Request]:
+def read_requests(lines: Iterable[str], model: AnyModel) -> Iterator[Request]:
     """Requests from JSON lines; blank lines are passed over."""
     try:
         for number, line in enumerate(lines, start=1):
@@ -209,10 +211,12 @@ def response_line(response: Response) -> str:
         return "\t".join(f"{answer.answer or 'no answer'} ({answer.score:.3f})" for answer in response.answers)
     if isinstance(response, ClassifyResponse):
         return "\t".join(f"{entry.label} ({entry.score:.3f})" for entry in response.labels)
+    if isinstance(response, SummarizeResponse):
+        return response.summary
     return response.model_dump_json()
 
 
-def _read_request(line: str, number: int, model: Model) -> Request:
+def _read_request(line: str, number: int, model: AnyModel) -> Request:
     try:
         request: Request = parse_request(model.task.request_type, json.loads(line))
     except (ValueError, RecursionError) as error:

@@ -1,6 +1,7 @@
 """What surrounds every request: an id, the total time, counts, a line in the log, and a problem document for whatever went wrong.
 
-Plain ASGI, as each layer between the socket and the work costs every request.
+Plain ASGI, as each layer between the socket and the work costs every request. What goes wrong in an answer that has begun is said in it,
+and left in the request's state to be counted.
 """
 
 import logging
@@ -51,6 +52,9 @@ class Envelope:
         self._serving.inflight += 1
         try:
             await self._app(scope, receive, visit.send)
+            told = scope["state"].get("error")
+            if told is not None:
+                self._count(told)
         except Exception as error:
             await self._fail(visit, error, scope, receive)
         finally:
@@ -58,17 +62,21 @@ class Envelope:
             self._note(visit, scope)
 
     async def _fail(self, visit: "_Visit", error: Exception, scope: Scope, receive: Receive) -> None:
-        for kind, reason in _SHED.items():
-            if isinstance(error, kind):
-                self._serving.metrics.shed.labels(reason).inc()
+        self._count(error)
         if visit.status is not None:  # too late to say anything else
             raise error
         if isinstance(error, GoneError):
             visit.status = CLIENT_CLOSED
             return
-        self._serving.metrics.errors.labels(kind_of(error).name).inc()
         response = problem(error, instance=scope["path"], request_id=visit.request_id)
         await response(scope, receive, visit.send)
+
+    def _count(self, error: Exception) -> None:
+        for kind, reason in _SHED.items():
+            if isinstance(error, kind):
+                self._serving.metrics.shed.labels(reason).inc()
+        if not isinstance(error, GoneError):
+            self._serving.metrics.errors.labels(kind_of(error).name).inc()
 
     def _note(self, visit: "_Visit", scope: Scope) -> None:
         route = scope["path"] if scope["path"] in self._routes else "other"

@@ -24,17 +24,22 @@ class Metrics:
         self.shed = self._counter("shed", "Requests refused or dropped before they ran.", ("reason",))
         self.errors = self._counter("errors", "Requests that failed.", ("type",))
         self.tokens = self._counter(
-            "tokens", "Tokens of finished texts (input), and of calls with their padding (padded).", ("kind", *VARIANT)
+            "tokens",
+            "Tokens of finished texts (input), of calls with their padding (padded), and that were generated (generated).",
+            ("kind", *VARIANT),
         )
         self.duration = self._histogram("request_duration_seconds", "From the first byte to the last.", ("route",))
         self.queue = self._histogram("queue_duration_seconds", "Waiting.", VARIANT)
         self.tokenize = self._histogram("tokenize_duration_seconds", "From text to tokens.", VARIANT)
         self.inference = self._histogram("inference_duration_seconds", "In the runtime, all windows of a text.", VARIANT)
         self.postprocess = self._histogram("postprocess_duration_seconds", "From logits to the answer.", VARIANT)
+        self.decode_step = self._histogram("decode_step_duration_seconds", "One token of each sequence that is decoded.", VARIANT)
+        self.first_token = self._histogram("first_token_duration_seconds", "From a streamed request to its first token.", VARIANT)
         self.batch_rows = self._histogram("batch_rows", "Rows in one call.", (), ROWS)
         self.batch_tokens = self._histogram("batch_tokens", "Padded tokens in one call.", (), TOKENS)
         self.reloads = self._counter("reloads", "Reloads of the models folder.", ("outcome",))
         self._variants: dict[tuple[str, str, str], VariantMetrics] = {}
+        self._generating: dict[tuple[str, str, str], GenerationMetrics] = {}
         self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def answered(self, route: str, variant: str, status: int, seconds: float) -> None:
@@ -62,6 +67,18 @@ class Metrics:
             self._variants[labels] = found
         return found
 
+    def of_generation(self, task: str, model: str, variant: str) -> "GenerationMetrics":
+        """What is counted of one variant that generates."""
+        labels = (task, model, variant)
+        found = self._generating.get(labels)
+        if found is None:
+            found = self._generating[labels] = GenerationMetrics(
+                tokens=self.tokens.labels("generated", *labels),
+                step=self.decode_step.labels(*labels),
+                first_token=self.first_token.labels(*labels),
+            )
+        return found
+
     def observe(self, read: Callable[[], Iterable[Metric]]) -> None:
         """Collect these too, whenever the metrics are read."""
         self.registry.register(_Observed(read))
@@ -83,6 +100,15 @@ class VariantMetrics:
     postprocess: Histogram
     input_tokens: Counter
     padded_tokens: Counter
+
+
+@dataclass(frozen=True)
+class GenerationMetrics:
+    """The counts of one variant that generates."""
+
+    tokens: Counter
+    step: Histogram
+    first_token: Histogram
 
 
 class _Observed(Collector):

@@ -18,12 +18,14 @@ import numpy as np
 
 from service.artifact import MANIFEST_NAME, Manifest, TaskName, read_manifest, revision
 from service.errors import ArtifactError, GoldenError, NotFoundError, SettingsError
-from service.model import Model
+from service.generation import GenerationSettings, generate
+from service.model import AnyModel, GeneratingModel, load_model
 from service.runtime import RuntimeOptions
 from service.runtime.machine import instruction_sets
 from service.settings import Settings
 
 WARM_LENGTHS = (1, 32, 128)
+WARM_TOKENS = 2
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class Served:
         revision: of its manifest and files.
     """
 
-    model: Model
+    model: AnyModel
     revision: str
 
     @property
@@ -101,7 +103,7 @@ class Registry:
             if key in served or key in left_out:
                 raise ArtifactError(f"{folder}: {'/'.join(key)} is in {settings.models} twice; remove one of them")
             try:
-                model = Model.load(folder, options=_options(settings, manifest))
+                model = load_model(folder, options=_options(settings, manifest))
             except GoldenError as error:
                 _log.warning("left out: %s", error)
                 left_out[key] = LeftOut(manifest, str(error))
@@ -178,9 +180,14 @@ def drawn(weights: Mapping[str, float], sticky: str) -> str:
     return next(variant for variant in reversed(list(weights)) if weights[variant] > 0)
 
 
-def warm(model: Model) -> None:
+def warm(model: AnyModel) -> None:
     """Run rows of several lengths, the longest included, so that no request is the first one."""
-    lengths = sorted({min(length, model.manifest.max_length) for length in (*WARM_LENGTHS, model.manifest.max_length)})
+    longest = model.manifest.generation.source_length if model.manifest.generation else model.manifest.max_length
+    lengths = sorted({min(length, longest) for length in (*WARM_LENGTHS, longest)})
+    if isinstance(model, GeneratingModel):
+        settings = GenerationSettings(max_new_tokens=min(WARM_TOKENS, longest), num_beams=2)
+        generate(model.generator, [[0] * length for length in lengths], settings)
+        return
     for length in lengths:
         ones = np.ones((1, length), dtype=np.int64)
         model.session.run({name: ones if name == "attention_mask" else 0 * ones for name in model.session.inputs})

@@ -5,15 +5,13 @@ hangs or dies takes one request with it, not the service: `Runners.check` gives 
 """
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 
 from service.errors import StuckError
+from service.runtime.machine import lower_priority
 from service.scheduler import Scheduler, Work
-
-NICE = 5
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +28,7 @@ class _Runner(threading.Thread):
 
     def run(self) -> None:
         """The thread's life."""
-        _lower_priority()
+        lower_priority()
         while not self.retired:
             work = self._scheduler.take(wait=True)
             if work is None:
@@ -72,15 +70,16 @@ class Runners:
             runner.start()
 
     def check(self) -> list[str]:
-        """Replace runners that are stuck or dead, and say what was wrong with them."""
+        """Replace runners and decoders that are stuck or dead, and say what was wrong with them."""
         problems = []
         for index, runner in enumerate(self._runners):
             problem = self._problem(runner)
             if problem:
                 _log.error("a runner %s and is replaced", problem)
-                problems.append(problem)
+                problems.append(f"a runner {problem}")
                 self._replace(index)
-        return problems
+        stuck = (decoder.check(self._stuck_seconds) for _, decoder in self._scheduler.decoders())
+        return problems + [f"a decoder {problem}" for problem in stuck if problem]
 
     def stop(self, timeout: float) -> bool:
         """Let nothing more in and wait until what was let in is done, at most `timeout` seconds; whether it was."""
@@ -107,13 +106,3 @@ class Runners:
         self._runners[index].busy_seconds = old.busy_seconds
         self._runners[index].start()
         self.replaced += 1
-
-
-def _lower_priority() -> None:
-    """Make this thread nicer than the event loop, where threads have a priority of their own (Linux)."""
-    if hasattr(os, "setpriority"):
-        try:
-            thread = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICE))
-        except OSError as error:
-            _log.warning("runners keep the priority of the event loop: %s", error)

@@ -5,6 +5,10 @@ and turned into a response by the runner that finishes its last row. Runners are
 done next, so nothing starves, and there is no timer, no sleep and no polling between a request and its answer. Rows of a dynamically
 quantized model run one per call, as its answers depend on batch neighbours; other rows are joined with neighbours of like length up to a
 budget of padded tokens.
+
+The rows of a model that generates are handed to its decoder, a thread of its own that lets them join and leave at each step; a runner
+turns what comes of them into the response, or into more rows. A request has a few of its rows there at once, so that one with many leaves
+room for others.
 """
 
 import math
@@ -14,15 +18,19 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeGuard, cast
 
 from service.errors import DeadlineError, GoneError, OverloadedError, RequestError, StoppedError, TooLargeError
-from service.tasks.base import Outputs, Request, Response
+from service.generation import Decoder, EncoderDecoder, Generated, Generation, GenerationSettings, Progress, Step
+from service.generation import Limits as DecoderLimits
+from service.tasks.base import Outputs, Request, Response, Round
 from service.tokenization import Row
 
 LIKE_LENGTH = 0.25
 FIXED_CHARACTERS = 50
 LEARNING_RATE = 0.05
+DECODED_AT_ONCE = 4
 
 
 class Engine(Protocol):
@@ -46,6 +54,30 @@ class Engine(Protocol):
         ...
 
 
+class GeneratingEngine(Protocol):
+    """The same of a model that generates; `service.model.GeneratingModel` is one."""
+
+    @property
+    def generator(self) -> EncoderDecoder:
+        """Its graphs."""
+        ...
+
+    def rows(self, request: Request) -> list[Row]:
+        """The sources that a request takes at first."""
+        ...
+
+    def settings(self, request: Request) -> GenerationSettings:
+        """How to decode them."""
+        ...
+
+    def respond(self, request: Request, rounds: Sequence[Round]) -> Response | list[Row]:
+        """The response, from what came of all sources so far, or more sources."""
+        ...
+
+
+AnyEngine = Engine | GeneratingEngine
+
+
 @dataclass(frozen=True)
 class Limits:
     """What may wait at once. Beyond it a request is refused when it arrives, not when it has waited.
@@ -59,6 +91,7 @@ class Limits:
         request_rows, request_tokens: of one request.
         wait_seconds: the longest wait that is foreseen for a new request, from what answers have taken of late.
         runners: how many do the work; for that forecast.
+        decoder: how much a model decodes at once.
     """
 
     requests: int = 512
@@ -70,6 +103,7 @@ class Limits:
     request_tokens: int = 32_768
     wait_seconds: float = math.inf
     runners: int = 1
+    decoder: DecoderLimits = field(default_factory=DecoderLimits)
 
 
 @dataclass(eq=False)
@@ -82,21 +116,25 @@ class Job:
         characters: of its texts.
         deadline: on the scheduler's clock; work that is not started by then is dropped.
         done: called once, by a runner or by the caller of `submit` or `cancel`, when `response` or `error` is set.
+        progress: called by a decoder with each token of the last round, where that is one sequence; None where nobody listens.
         response: the answer.
         error: why there is none.
         tokens: of all its rows, once it was prepared.
+        generated_tokens: of what was generated.
         queue_seconds, tokenize_seconds, inference_seconds, postprocess_seconds: time spent; inference of rows that shared a call
             counts for each of them.
     """
 
-    engine: Engine
+    engine: AnyEngine
     request: Request
     characters: int
     deadline: float
     done: Callable[["Job"], None]
+    progress: Callable[[Progress], None] | None = None
     response: Response | None = None
     error: BaseException | None = None
     tokens: int = 0
+    generated_tokens: int = 0
     queue_seconds: float = 0.0
     tokenize_seconds: float = 0.0
     inference_seconds: float = 0.0
@@ -109,6 +147,8 @@ class Job:
     rows: list[Row] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
     missing: int = 0
+    rounds: list[Round] = field(default_factory=list)
+    generations: list[Generation] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -167,6 +207,7 @@ class Scheduler:
         *,
         clock: Callable[[], float] = time.monotonic,
         called: Callable[[Engine, int, int], None] = lambda engine, rows, tokens: None,
+        stepped: Callable[[GeneratingEngine, Step], None] = lambda engine, step: None,
     ) -> None:
         """Start empty.
 
@@ -174,18 +215,21 @@ class Scheduler:
             limits: what may wait.
             clock: seconds; the tests have one of their own.
             called: told of each call of a model, with its rows and padded tokens.
+            stepped: told of each step of a model that generates.
         """
         self.limits = limits
-        self._clock, self._called = clock, called
+        self._clock, self._called, self._stepped = clock, called, stepped
         self._changed = threading.RLock()
         self._idle = _Idle(self._changed)
         self._arrived: deque[Job] = deque()
         self._ready: dict[Engine, deque[_Place]] = {}
+        self._decoded: deque[Job] = deque()
+        self._decoders: weakref.WeakKeyDictionary[GeneratingEngine, Decoder] = weakref.WeakKeyDictionary()
         self._jobs: set[Job] = set()
         self._characters = self._rows = self._tokens = self._count = 0
         self._running = set[int]()  # batches that a runner has, by identity
-        self._pace: weakref.WeakKeyDictionary[Engine, float] = weakref.WeakKeyDictionary()
-        self._expected_seconds = 0.0
+        self._pace: weakref.WeakKeyDictionary[AnyEngine, float] = weakref.WeakKeyDictionary()
+        self._calls, self._expected_seconds = 0, 0.0  # jobs whose rows the runners run, and what they will take
         self._open = True
 
     @property
@@ -194,21 +238,28 @@ class Scheduler:
         with self._changed:
             return len(self._jobs), self._rows, self._tokens
 
-    def check(self, seconds: float) -> None:
+    def decoders(self) -> list[tuple[GeneratingEngine, Decoder]]:
+        """The decoders of models that have generated."""
+        with self._changed:
+            return list(self._decoders.items())
+
+    def check(self, seconds: float, *, generates: bool = False) -> None:
         """Refuse now what `submit` would refuse however small it is, given this many seconds: `OverloadedError`, `StoppedError`."""
         with self._changed:
-            self._admit(0, seconds)
+            self._admit(0, seconds, generates=generates)
 
     def submit(self, job: Job) -> None:
         """Let a job in, or refuse it: `OverloadedError`, `StoppedError`."""
         with self._changed:
-            self._admit(job.characters, job.deadline - self._clock())
-            job.expected_seconds = self._pace.get(job.engine, 0.0) * (job.characters + FIXED_CHARACTERS)
+            called = not generates(job.engine)
+            self._admit(job.characters, job.deadline - self._clock(), generates=not called)
+            job.expected_seconds = self._pace.get(job.engine, 0.0) * _size(job)
             job.number, self._count = self._count, self._count + 1
             job.waiting_since = self._clock()
             self._jobs.add(job)
             self._characters += job.characters
-            self._expected_seconds += job.expected_seconds
+            self._calls += called
+            self._expected_seconds += called * job.expected_seconds
             self._arrived.append(job)
             self._idle.wake(1)
 
@@ -227,11 +278,13 @@ class Scheduler:
 
     def do(self, work: Work) -> None:
         """Do a piece of work. Whatever goes wrong in it is the owner's error, and nobody else's."""
-        if isinstance(work, Job):
-            self._prepare(work)
-        else:
+        if not isinstance(work, Job):
             self._run(work)
             self._running.discard(id(work))
+        elif work.rounds:
+            self._proceed(work)
+        else:
+            self._prepare(work)
 
     def fail(self, work: Work, error: Exception) -> None:
         """Whoever had this work will not bring it back: its owners get the error."""
@@ -250,7 +303,15 @@ class Scheduler:
             self._open = False
             self._idle.wake_all()
 
-    def _admit(self, characters: int, seconds: float) -> None:
+    def _wait(self, *, generates: bool) -> float:
+        """Seconds that a new job is likely to wait: for the runners, or to be decoded behind those that the decoders have no room for."""
+        if generates:
+            waiting = [job.expected_seconds for job in self._jobs if _waits_for_decoder(job)]
+            free = self.limits.decoder.rows - sum(decoder.rows for decoder in self._decoders.values())
+            return sum(waiting) * max(0, len(waiting) - free) / max(1, len(waiting))
+        return self._expected_seconds / self.limits.runners if self._calls else 0.0
+
+    def _admit(self, characters: int, seconds: float, *, generates: bool) -> None:
         """Refuse what there is no room for, and what would wait too long behind what is there, or longer than the seconds it has."""
         limits = self.limits
         if not self._open:
@@ -259,19 +320,21 @@ class Scheduler:
             raise OverloadedError(f"{len(self._jobs)} requests are waiting, at most {limits.requests} may; try again in a second")
         if self._characters + characters > limits.characters:
             raise OverloadedError(f"{self._characters} characters are waiting, at most {limits.characters} may; try again in a second")
-        wait = self._expected_seconds / limits.runners if self._jobs else 0.0
-        if self._jobs and wait > min(limits.wait_seconds, seconds):
+        wait = self._wait(generates=generates)
+        if wait and wait > min(limits.wait_seconds, seconds):
             raise OverloadedError(f"the wait would be about {wait:.1f} s; try again then", retry_after=wait)
 
     def _learn(self, job: Job) -> None:
-        """How long an engine takes per character, as a moving average; a request costs something however short it is."""
-        pace = (job.tokenize_seconds + job.own_seconds) / (job.characters + FIXED_CHARACTERS)
+        """How long an engine takes for a job of some size, as a moving average."""
+        pace = (job.tokenize_seconds + job.own_seconds) / _size(job)
         known = self._pace.get(job.engine, pace)
         self._pace[job.engine] = known + LEARNING_RATE * (pace - known)
 
     def _next(self) -> Work | None:
         """Take the oldest piece of work off the queues; drop what has expired or was finished otherwise."""
         while True:
+            if self._decoded:
+                return self._decoded.popleft()
             engine = min(self._ready, key=lambda each: self._ready[each][0].job.number, default=None)
             if self._arrived and (engine is None or self._comes_first(self._arrived[0], engine)):
                 job = self._arrived.popleft()
@@ -346,6 +409,10 @@ class Scheduler:
             most = f"{self.limits.request_rows} windows and {self.limits.request_tokens} tokens"
             self._finish(job, error=TooLargeError(f"the text takes {len(rows)} windows of {tokens} tokens, at most {most} are taken"))
             return
+        self._let_in(job, rows, tokens)
+
+    def _let_in(self, job: Job, rows: list[Row], tokens: int) -> None:
+        """Let a job's rows wait, or refuse them."""
         with self._changed:
             if job.finished:
                 return
@@ -353,28 +420,101 @@ class Scheduler:
                 refusal = OverloadedError(f"{self._rows} rows of {self._tokens} tokens are waiting; try again in a second, or send less")
             else:
                 refusal = None
-                job.rows, job.tokens, job.missing, job.outputs = rows, tokens, len(rows), [None] * len(rows)
+                job.rows, job.missing, job.outputs = rows, len(rows), [None] * len(rows)
+                job.generations = []
+                job.tokens += tokens
                 job.waiting_since = self._clock()
-                self._insert(job)
-                self._idle.wake(len(rows) - 1)
+                self._rows += len(rows)
+                self._tokens += tokens
+                if not generates(job.engine):
+                    self._insert(job)
+                    self._idle.wake(len(rows) - 1)
         if refusal:
             self._finish(job, error=refusal)
+        elif generates(job.engine):
+            self._decode(job, DECODED_AT_ONCE)
 
     def _insert(self, job: Job) -> None:
         """Queue a job's rows behind those of older jobs; runners may have prepared jobs out of order."""
-        queue = self._ready.setdefault(job.engine, deque())
+        queue = self._ready.setdefault(cast(Engine, job.engine), deque())
         younger: list[_Place] = []
         while queue and queue[-1].job.number > job.number:
             younger.append(queue.pop())
         queue.extend(_Place(job, index) for index in range(len(job.rows)))
         queue.extend(reversed(younger))
-        self._rows += len(job.rows)
-        self._tokens += job.tokens
+
+    def _decode(self, job: Job, count: int) -> None:
+        """Hand the next rows of a job to the decoder, so many at most."""
+        engine = cast(GeneratingEngine, job.engine)
+        try:
+            settings = engine.settings(job.request)
+            for _ in range(count):
+                with self._changed:
+                    index = len(job.generations)
+                    if job.finished or index >= len(job.rows):
+                        return
+                    source = job.rows[index].input_ids.tolist()
+                    tell = partial(self._advance, _Place(job, index))
+                    job.generations.append(self._decoder(engine).submit(source, settings, tell, log_probabilities=job.progress is not None))
+        except Exception as error:
+            self._finish(job, error=error)
+
+    def _decoder(self, engine: GeneratingEngine) -> Decoder:
+        if engine not in self._decoders:
+            stepped = partial(self._stepped, engine)
+            self._decoders[engine] = Decoder(engine.generator, self.limits.decoder, stepped=stepped, clock=self._clock)
+        return self._decoders[engine]
+
+    def _advance(self, place: _Place, generation: Generation, progress: Progress | None) -> None:
+        """What a decoder says of a row: a token, what came of it, or that it failed."""
+        job = place.job
+        if progress is None:
+            self._finish(job, error=generation.error)
+            return
+        if job.progress is not None and len(job.rows) == 1:
+            job.progress(progress)
+        if progress.result is not None:
+            self._deliver_generated(place, generation, progress.result)
+            self._decode(job, 1)
+
+    def _deliver_generated(self, place: _Place, generation: Generation, result: Generated) -> None:
+        """Note what came of a row; whoever brings the last one of a round leaves the rest to a runner."""
+        job, now = place.job, self._clock()
+        with self._changed:
+            if job.finished:
+                return
+            self._leave(place)
+            job.outputs[place.index] = result
+            job.missing -= 1
+            job.generated_tokens += len(result.tokens)
+            job.own_seconds += generation.own_seconds
+            if job.missing == 0:
+                joined = job.generations[0].joined_at or now
+                job.queue_seconds += joined - job.waiting_since
+                job.inference_seconds += now - joined
+                job.rounds.append(Round(job.rows, job.outputs))
+                self._decoded.append(job)
+                self._idle.wake(1)
+
+    def _proceed(self, job: Job) -> None:
+        """Make the response of what was decoded, or let the rows of another round in."""
+        began = self._clock()
+        try:
+            outcome = cast(GeneratingEngine, job.engine).respond(job.request, job.rounds)
+        except Exception as error:
+            self._finish(job, error=error)
+            return
+        job.postprocess_seconds += self._clock() - began
+        if isinstance(outcome, Response):
+            self._finish(job, response=outcome)
+        else:
+            self._let_in(job, outcome, sum(map(len, outcome)))
 
     def _run(self, batch: list[_Place]) -> None:
         started = self._clock()
         try:
-            outputs = batch[0].job.engine.run_batch([place.row for place in batch])
+            engine = cast(Engine, batch[0].job.engine)
+            outputs = engine.run_batch([place.row for place in batch])
         except Exception as error:
             if len(batch) == 1:
                 self._finish(batch[0].job, error=error)
@@ -383,7 +523,7 @@ class Scheduler:
                     self._run([place])
             return
         seconds = self._clock() - started
-        self._called(batch[0].job.engine, len(batch), len(batch) * max(len(place.row) for place in batch))
+        self._called(engine, len(batch), len(batch) * max(len(place.row) for place in batch))
         for place, output in zip(batch, outputs, strict=True):
             self._deliver(place, output, started, seconds, share=seconds / len(batch))
 
@@ -401,7 +541,7 @@ class Scheduler:
         if last:
             began = self._clock()
             try:
-                response = job.engine.respond(job.request, job.rows, job.outputs)
+                response = cast(Engine, job.engine).respond(job.request, job.rows, job.outputs)
             except Exception as error:
                 self._finish(job, error=error)
             else:
@@ -416,9 +556,35 @@ class Scheduler:
             job.finished, job.response, job.error = True, response, error
             self._jobs.discard(job)
             self._characters -= job.characters
-            self._expected_seconds -= job.expected_seconds
+            if generates(job.engine):
+                self._give_up(job)
+            else:
+                self._calls -= 1
+                self._expected_seconds -= job.expected_seconds
             if response is not None:
                 self._learn(job)
             if not self._open:
                 self._idle.wake_all()
         job.done(job)
+
+    def _give_up(self, job: Job) -> None:
+        """What is left of a job's rows leaves the decoder at its next step."""
+        for generation in job.generations:
+            generation.cancelled = True
+        for index, outcome in enumerate(job.outputs):
+            if outcome is None:
+                self._leave(_Place(job, index))
+
+
+def _size(job: Job) -> int:
+    """Its characters, and some for what any job costs; that of generation hardly depends on them."""
+    return 1 if generates(job.engine) else job.characters + FIXED_CHARACTERS
+
+
+def _waits_for_decoder(job: Job) -> bool:
+    return generates(job.engine) and not job.rounds and all(generation.joined_at is None for generation in job.generations)
+
+
+def generates(engine: AnyEngine) -> TypeGuard[GeneratingEngine]:
+    """Whether this is the engine of a model that generates."""
+    return hasattr(engine, "generator")

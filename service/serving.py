@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,19 +12,27 @@ import numpy as np
 from prometheus_client.core import Metric
 
 from service.errors import ReloadError, SecateurError
+from service.generation import Decoder, Step
+from service.generation import Limits as DecoderLimits
 from service.keys import Gate, read_keys
-from service.metrics import Metrics, counter, gauge, labelled
-from service.model import Model
+from service.metrics import VARIANT, Metrics, counter, gauge, labelled
+from service.model import AnyModel, GeneratingModel, Model
 from service.registry import Registry, Served
 from service.runners import Runners
 from service.runtime.machine import core_count, instruction_sets
-from service.scheduler import Engine, Job, Limits, Scheduler
+from service.scheduler import Engine, GeneratingEngine, Job, Limits, Scheduler
 from service.settings import Settings
 from service.tasks.base import Outputs, Request, Response
 from service.tokenization import Row
 
 WATCH_SECONDS = 0.5
 PROBE_SECONDS = 10.0
+DECODING = {
+    "decoder_active": "Texts that are being decoded.",
+    "decoder_waiting": "Texts that wait for their turn to be decoded.",
+    "decoder_rows": "Sequences that are being decoded, each beam one.",
+    "decoder_cached_tokens": "Tokens whose keys and values there is room for now.",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +62,7 @@ class Serving:
         keys = () if settings.api_keys is None else read_keys(settings.api_keys, tokens_per_minute=settings.tokens_per_minute)
         self.gate = Gate(keys)
         count = settings.runners or core_count()
-        self.scheduler = Scheduler(_limits(settings, count), called=self._called)
+        self.scheduler = Scheduler(_limits(settings, count), called=self._called, stepped=self._stepped)
         self.runners = Runners(self.scheduler, count, stuck_seconds=settings.stuck_s)
         self.metrics.observe(self._observed)
         self._started = False
@@ -105,6 +114,8 @@ class Serving:
             counts.inference.observe(job.inference_seconds)
             counts.postprocess.observe(job.postprocess_seconds)
             counts.input_tokens.inc(job.tokens)
+        if isinstance(served.model, GeneratingModel):  # sources are not padded
+            counts.padded_tokens.inc(sum(job.tokens for job in jobs))
 
     def _called(self, engine: Engine, rows: int, tokens: int) -> None:
         if isinstance(engine, Model):
@@ -113,13 +124,20 @@ class Serving:
             self.metrics.batch_tokens.observe(tokens)
             self.metrics.of(manifest.task, manifest.name, manifest.variant).padded_tokens.inc(tokens)
 
+    def _stepped(self, engine: GeneratingEngine, step: Step) -> None:
+        if isinstance(engine, GeneratingModel):
+            manifest = engine.manifest
+            counts = self.metrics.of_generation(manifest.task, manifest.name, manifest.variant)
+            counts.step.observe(step.seconds)
+            counts.tokens.inc(step.tokens)
+
     async def _watch_runners(self) -> None:
         """Replace runners that are stuck or dead; not ready until an answer has come through again."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             problems = self.runners.check()
             if problems:
-                self.suspect = f"a runner {problems[0]}"
+                self.suspect = problems[0]
             if self.suspect is not None and await asyncio.to_thread(self._answers):
                 self.suspect = None
 
@@ -145,6 +163,7 @@ class Serving:
         yield gauge("runners", "Calls that may run at once.", len(self.runners))
         yield counter("runners_replaced", "Runners that were stuck or died.", self.runners.replaced)
         yield counter("runner_busy_seconds", "Time that runners were at work, all together.", busy)
+        yield from self._decoding()
         isa = " ".join(instruction_sets())
         served = self.registry.served.values()
         yield labelled(
@@ -164,13 +183,23 @@ class Serving:
             ),
         )
 
+    def _decoding(self) -> Iterable[Metric]:
+        """What is being decoded by each model that has generated; a reload leaves the old one until it is done."""
+        values = dict[tuple[str, ...], Counter[str]]()
+        for engine, decoder in self.scheduler.decoders():
+            if isinstance(engine, GeneratingModel):
+                manifest = engine.manifest
+                values.setdefault((manifest.task, manifest.name, manifest.variant), Counter()).update(_state(decoder))
+        for name, text in DECODING.items():
+            yield labelled(name, text, VARIANT, ((variant, counts[name]) for variant, counts in values.items()))
+
 
 class _Probe:
     """A model that is asked for nothing but to run one row."""
 
     batches = False
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: AnyModel) -> None:
         self._session = model.session
 
     def rows(self, request: Request) -> list[Row]:
@@ -200,4 +229,11 @@ def _limits(settings: Settings, runners: int) -> Limits:
         request_tokens=settings.max_request_tokens,
         wait_seconds=settings.queue_wait_ms / 1000,
         runners=runners,
+        decoder=DecoderLimits(rows=settings.decoder_rows, cached_tokens=settings.decoder_tokens),
     )
+
+
+def _state(decoder: Decoder) -> dict[str, int]:
+    """By the names of `DECODING`."""
+    counts = (decoder.active, decoder.waiting, decoder.rows, decoder.cached_tokens)
+    return dict(zip(DECODING, counts, strict=True))

@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     max_windows: int = Field(default=64, ge=1, le=512, description="Most windows that one text may take.")
     max_request_tokens: int = Field(default=32_768, ge=1, description="Most tokens that the windows of one text may take.")
     max_top_k: int = Field(default=100, ge=1, le=1000, description="Most answers to one question.")
+    max_beams: int = Field(default=8, ge=1, le=64, description="Most beams that a request may ask for.")
+    max_new_tokens: int = Field(default=1024, ge=1, description="Most tokens that a request may ask to be generated.")
 
     queue_requests: int = Field(default=512, ge=1, description="Most texts that wait or run; beyond it requests are refused (503).")
     queue_characters: int = Field(default=8_000_000, ge=1, description="Most characters of those texts.")
@@ -86,6 +88,12 @@ class Settings(BaseSettings):
         default=2_000, ge=1, description="Longest wait that is foreseen for a new request; beyond it requests are refused (503)."
     )
     batch_tokens: int = Field(default=256, ge=1, description="Most padded tokens in one call, where rows may share one.")
+    decoder_rows: int = Field(default=64, ge=1, le=4096, description="Most sequences that a model decodes at once, each beam one.")
+    decoder_tokens: int = Field(
+        default=65_536,
+        ge=1,
+        description="Most tokens whose keys and values a model has room for: of those sequences, and of their documents.",
+    )
     timeout_ms: int = Field(default=30_000, ge=1, description="Time for a request that does not say (X-Request-Timeout-Ms).")
     max_timeout_ms: int = Field(default=120_000, ge=1, description="Most that a request may say.")
 

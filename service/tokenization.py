@@ -4,13 +4,14 @@ A row is what one call of the session takes. A long context becomes several rows
 neighbours; it is tokenised once and sliced. Offsets count Unicode code points, as Python's own string slices do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, decoders, models
 
 from service.errors import ArtifactError, RequestError, TooLargeError
 
@@ -69,6 +70,9 @@ class TextTokenizer:
     """Rows from text. Nothing in it changes after it is made, so threads may share it.
 
     Special tokens come from the tokenizer's own template alone: `[SEP]` or `</s>` written in a text is ordinary text.
+
+    Attributes:
+        spaced: whether decoded text has spaces between words and signs, as its tokens do not say how they were written.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -76,7 +80,13 @@ class TextTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True
+        self.spaced = isinstance(tokenizer.model, models.WordPiece)
+        self._continuing = ""
+        if self.spaced:
+            self._continuing = tokenizer.model.continuing_subword_prefix
+            tokenizer.decoder = decoders.WordPiece(prefix=self._continuing, cleanup=False)
         self._tokenizer = tokenizer
+        self._special = frozenset(number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special)
 
     @classmethod
     def from_file(cls, path: Path) -> "TextTokenizer":
@@ -149,6 +159,39 @@ class TextTokenizer:
             return [whole]
         before, after = np.setdiff1d(np.arange(begin), cut), np.arange(end, len(sequence))
         return [_take(whole, np.concatenate([before, inside[first : first + room], after]), first=first) for first in starts]
+
+    def parts(self, text: str, *, max_length: int, cuts: Callable[[IntArray, int], list[int]], most: int) -> list[Row]:
+        """Rows that hold a part of a text each, one behind the other.
+
+        Args:
+            text: the text.
+            max_length: most tokens in a row, special tokens included.
+            cuts: from the offsets of the text's tokens [tokens, 2], and how many of them a row has room for: the first token of each part.
+            most: parts beyond this are too many for one request.
+        """
+        encoding = self._encode(text, None)
+        sequence = _sequence_ids(encoding)
+        inside, whole = np.flatnonzero(sequence == 0), _whole(encoding, sequence)
+        if len(sequence) <= max_length or not len(inside):
+            return [whole]
+        begin, end = int(inside[0]), int(inside[-1]) + 1
+        before, after = np.arange(begin), np.arange(end, len(sequence))
+        starts = cuts(whole.offsets[begin:end], max_length - len(before) - len(after))
+        if len(starts) > most:
+            raise TooLargeError(f"the text takes {len(starts)} windows, at most {most} are taken; shorten it", field="text")
+        bounds = [begin + start for start in starts] + [end]
+        return [
+            _take(whole, np.concatenate([before, np.arange(first, last), after]), first=first - begin) for first, last in pairwise(bounds)
+        ]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones left out; one that goes on a word begins one where there is none."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text.removeprefix(self._continuing)
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token has no text of its own."""
+        return token in self._special
 
     def _encode(self, text: str, text_pair: str | None) -> Encoding:
         try:

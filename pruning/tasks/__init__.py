@@ -4,8 +4,9 @@ from pruning.errors import ConfigError
 from pruning.tasks.base import Task
 from pruning.tasks.classify import Classification
 from pruning.tasks.qa import QuestionAnswering
+from pruning.tasks.summarization import Summarization
 
-TASKS: tuple[Task, ...] = (QuestionAnswering(), Classification())
+TASKS: tuple[Task, ...] = (QuestionAnswering(), Classification(), Summarization())
 
 
 def task_named(name: str) -> Task:

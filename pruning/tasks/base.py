@@ -1,7 +1,8 @@
 """What training and pruning need to know of a task: its head, its features, its loss.
 
 A *feature* is one row of token ids with its targets, as Python lists; a *batch* is a dictionary of tensors `[batch, sequence]` (and
-the targets `[batch]`) that goes into `model(**inputs)`. What an answer is, is the service's business (`service.tasks`).
+the targets `[batch]`, or `[batch, target]` of a model that generates) that goes into `model(**inputs)`. What an answer is, is the
+service's business (`service.tasks`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ Feature = dict[str, Any]
 Batch = dict[str, Tensor]
 
 TEACHER_LOGITS = "teacher_logits"
+IGNORED = -100
+"""Label of what is padding."""
 
 
 class Task(Protocol):
@@ -30,9 +33,9 @@ class Task(Protocol):
     targets: tuple[str, ...]
 
     def features(
-        self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: int = 0
+        self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: int = 0, target_length: int = 64
     ) -> list[Feature]:
-        """Tokenised rows with their targets; a long context gives several."""
+        """Tokenised rows with their targets; a long context gives several, and so do several summaries."""
         ...
 
     def losses(self, outputs: ModelOutput, batch: Mapping[str, Tensor], *, label_smoothing: float = 0.0) -> Tensor:
@@ -40,7 +43,10 @@ class Task(Protocol):
         ...
 
     def logits(self, outputs: ModelOutput) -> tuple[Tensor, ...]:
-        """Logits over classes `[batch, classes]`, or over positions `[batch, sequence]` for start and for end."""
+        """Logits over classes `[batch, classes]`, over positions `[batch, sequence]` for start and for end, or over tokens.
+
+        Those over tokens are `[batch, target, vocabulary]`.
+        """
         ...
 
 
@@ -48,17 +54,21 @@ def collate(features: Sequence[Feature], tokenizer: PreTrainedTokenizerBase) -> 
     """Pad features to the longest of them.
 
     Returns:
-        int64 `[batch, sequence]` for each of the tokenizer's outputs, and the targets `[batch]`; tensors among them, such as a teacher's
-        logits, are padded with zeros along their first dimension.
+        int64 `[batch, sequence]` for each of the tokenizer's outputs, and the targets `[batch]` or, where they are lists of tokens,
+        `[batch, target]`, labels padded with `IGNORED`; tensors among them, such as a teacher's logits, are padded with zeros along
+        their first dimension.
     """
     names = [name for name in tokenizer.model_input_names if name in features[0]]
     padded = tokenizer.pad([{name: feature[name] for name in names} for feature in features], return_tensors="pt")
-    targets = {name: _stacked([feature[name] for feature in features]) for name in features[0] if name not in names}
+    padding = {"labels": IGNORED, "decoder_input_ids": tokenizer.pad_token_id}
+    targets = {name: _stacked([feature[name] for feature in features], padding.get(name, 0)) for name in features[0] if name not in names}
     return {**{name: padded[name] for name in names}, **targets}
 
 
-def _stacked(values: list[Any]) -> Tensor:
-    return pad_sequence(values, batch_first=True) if isinstance(values[0], Tensor) else torch.tensor(values)
+def _stacked(values: list[Any], padding: int) -> Tensor:
+    if isinstance(values[0], list):
+        values = [torch.tensor(value) for value in values]
+    return pad_sequence(values, batch_first=True, padding_value=padding) if isinstance(values[0], Tensor) else torch.tensor(values)
 
 
 def batches(features: Sequence[Feature], tokenizer: PreTrainedTokenizerBase, *, batch_size: int) -> list[Batch]:

@@ -22,9 +22,9 @@ class Classification:
     targets: tuple[str, ...] = ("labels",)
 
     def features(
-        self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: int = 0
+        self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: int = 0, target_length: int = 64
     ) -> list[Feature]:
-        """One row per example, cut at `max_length`; `stride` is not used.
+        """One row per example, cut at `max_length`; `stride` and `target_length` are not used.
 
         Raises:
             DataError: an example is a question, not a text.

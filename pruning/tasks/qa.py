@@ -24,7 +24,7 @@ class QuestionAnswering:
     targets: tuple[str, ...] = ("start_positions", "end_positions")
 
     def features(
-        self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: int = 0
+        self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: int = 0, target_length: int = 64
     ) -> list[Feature]:
         """One row per window; a window without the whole answer points to position 0.
 

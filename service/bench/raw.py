@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from service.bench.texts import Load
 from service.bench.visit import Span, Visit, visit_of
 from service.model import Model
-from service.runners import NICE
 from service.runtime.base import Array, Session
+from service.runtime.machine import NICE
 from service.scheduler import Limits
 from service.tokenization import padded
 

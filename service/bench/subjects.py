@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from service.artifact import MANIFEST_NAME
+from service.artifact import MANIFEST_NAME, read_manifest
 from service.errors import ArtifactError, GoldenError
 from service.model import Model
 from service.runtime import RuntimeName, RuntimeOptions
@@ -74,6 +74,9 @@ def version_of(package: str) -> str | None:
 
 def _load(folder: Path, note: Callable[[str], None]) -> Subject | None:
     if not (folder / MANIFEST_NAME).is_file():
+        return None
+    if read_manifest(folder).generation is not None:
+        note(f"{folder.parent.name}/{folder.name}: it generates, which is not measured here")
         return None
     runtime = RUNTIMES.get(folder.name, ONNX)
     try:

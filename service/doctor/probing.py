@@ -2,7 +2,8 @@
 
 Artifacts are visited one after the other and then in reverse order; within a visit settings are measured forth and back. So a machine
 that slows down meanwhile does so for all alike, while one artifact's sessions are in memory at a time. What the service would refuse
-to load is not timed: the reason stands in its place.
+to load is not timed: the reason stands in its place. Of a model that generates its encoder is measured; its decoder takes what threads
+one call has, in ONNX Runtime.
 """
 
 import time
@@ -18,7 +19,7 @@ import numpy as np
 from service.artifact import Manifest, read_manifest, verify_files
 from service.doctor.report import Host, Layout, Refusal, Report, Row, advised
 from service.errors import ArtifactError, RuntimeUnavailableError
-from service.model import GRAPH_NAME, check_golden
+from service.model import GRAPH_NAME, GeneratingModel, check_golden
 from service.runtime import RuntimeName, RuntimeOptions, open_session
 from service.runtime.base import Array, Session
 from service.runtime.cuda import has_cuda
@@ -145,13 +146,23 @@ def _open_all(folder: Path, manifest: Manifest, runtimes: Sequence[RuntimeName],
         try:
             for layout in _ways_of(name, ways):
                 options = RuntimeOptions(name=name, threads=layout.threads, callers=layout.callers, spinning=layout.spinning)
-                opened[name, layout] = open_session(folder / GRAPH_NAME, options)
-                check_golden(opened[name, layout], manifest.golden, folder)
+                opened[name, layout] = _open(folder, manifest, options)
         except (ArtifactError, RuntimeUnavailableError) as error:
             refusals.append(Refusal(f"{folder.parent.name}/{folder.name}", name, str(error)))
         else:
             sessions |= opened
     return sessions, refusals
+
+
+def _open(folder: Path, manifest: Manifest, options: RuntimeOptions) -> Session:
+    """A session that passed the golden check."""
+    if manifest.generation is None:
+        session = open_session(folder / GRAPH_NAME, options)
+        check_golden(session, manifest.golden, folder)
+        return session
+    if options.name != "onnxruntime":
+        raise RuntimeUnavailableError("a model that generates runs in onnxruntime only here")
+    return GeneratingModel.load(folder, options=options).session
 
 
 def _ways_of(runtime: RuntimeName, ways: Sequence[Layout]) -> list[Layout]:
@@ -161,7 +172,9 @@ def _ways_of(runtime: RuntimeName, ways: Sequence[Layout]) -> list[Layout]:
 
 def golden_row(manifest: Manifest, length: int) -> dict[str, Array]:
     """Inputs [1, length] of ordinary tokens: the first golden row, repeated or cut."""
-    return {name: np.resize(np.array(rows[0], dtype=np.int64), (1, length)) for name, rows in manifest.golden.inputs.items()}
+    golden = manifest.golden.inputs.items()
+    inputs: dict[str, Array] = {name: np.resize(np.array(rows[0], dtype=np.int64), (1, length)) for name, rows in golden}
+    return inputs if manifest.generation is None else {**inputs, "attention_mask": np.ones((1, length), dtype=np.int64)}
 
 
 def _measure(session: Session, feed: Mapping[str, Array], setting: _Setting, tally: _Tally, *, seconds: float) -> None:

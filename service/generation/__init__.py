@@ -4,13 +4,15 @@
 settings, greedy and by beam search, token for token; sampling follows the same distribution.
 """
 
-from service.generation.engine import EncoderDecoder, Engine, Generation, Limits, Progress, generate
+from service.generation.decoder import Decoder, Step
+from service.generation.engine import EncoderDecoder, Engine, Generation, Limits, Progress, generate, generate_each
 from service.generation.searches import Generated
 from service.generation.sessions import CachedSession, DecoderSession
 from service.generation.settings import GenerationSettings, SpecialTokens
 
 __all__ = [
     "CachedSession",
+    "Decoder",
     "DecoderSession",
     "EncoderDecoder",
     "Engine",
@@ -20,5 +22,7 @@ __all__ = [
     "Limits",
     "Progress",
     "SpecialTokens",
+    "Step",
     "generate",
+    "generate_each",
 ]

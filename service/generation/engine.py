@@ -5,8 +5,9 @@ have settings of their own: greedy rows, drawn ones and beams share a call of th
 cache: of two that go on from the same one, one stays where it is and the other is copied into a row that nobody goes on from.
 """
 
+import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -67,6 +68,8 @@ class Generation:
         cancelled: whether nobody waits for it any more.
         result: what came of it, once it is done.
         error: what a graph raised while it took part; there will be no result then.
+        joined_at: when it began to be encoded, on the engine's clock.
+        own_seconds: its share of the time of the steps that it took part in.
     """
 
     source: Sequence[int]
@@ -75,6 +78,8 @@ class Generation:
     cancelled: bool = False
     result: Generated | None = None
     error: Exception | None = None
+    joined_at: float | None = None
+    own_seconds: float = 0.0
 
 
 class Progress(NamedTuple):
@@ -121,11 +126,15 @@ class _Arrangement:
 
 
 class Engine:
-    """Decodes what is submitted; see the module's docstring."""
+    """Decodes what is submitted; see the module's docstring.
 
-    def __init__(self, model: EncoderDecoder, limits: Limits = Limits()) -> None:
+    Attributes:
+        decoded_rows: rows that the last step decoded.
+    """
+
+    def __init__(self, model: EncoderDecoder, limits: Limits = Limits(), *, clock: Callable[[], float] = time.monotonic) -> None:
         """Start with nothing."""
-        self._model, self._limits = model, limits
+        self._model, self._limits, self._clock = model, limits, clock
         own = {name: shape for name, shape in model.decoder.caches.items() if name.startswith("past_")}
         cross = {name: shape for name, shape in model.decoder.caches.items() if name.startswith("cross_")}
         self._own, self._cross = Cache(own, rows=limits.rows), Cache(cross, rows=limits.rows)
@@ -134,6 +143,7 @@ class Engine:
         self._tokens = np.zeros((limits.rows, model.positions + 1), dtype=np.int64)
         self._lengths = np.zeros(limits.rows, dtype=np.int64)
         self._arrangement = _Arrangement()
+        self.decoded_rows = 0
 
     @property
     def waiting(self) -> int:
@@ -183,6 +193,7 @@ class Engine:
         """
         self._leave(active for active in self._active if active.generation.cancelled)
         failed = self._join()
+        self.decoded_rows = self.rows
         try:
             progress = self._advance(self._decode()) if self._active else []
         except Exception as error:
@@ -226,6 +237,7 @@ class Engine:
             if generation.cancelled:
                 continue
             started += 1
+            generation.joined_at = self._clock()
             try:
                 encoded = self._encode(generation)
             except SecateurError as error:
@@ -375,12 +387,26 @@ class Engine:
 def generate(
     model: EncoderDecoder, sources: Iterable[Sequence[int]], settings: GenerationSettings, limits: Limits = Limits()
 ) -> list[Generated]:
-    """Decode all of these, and give what came of each."""
+    """Decode all of these with the same settings, and give what came of each."""
+    return generate_each(model, [(source, settings) for source in sources], limits)
+
+
+def generate_each(
+    model: EncoderDecoder, requests: Iterable[tuple[Sequence[int], GenerationSettings]], limits: Limits = Limits()
+) -> list[Generated]:
+    """Decode sources with settings of their own, and give what came of each; what a graph raises comes through."""
     engine = Engine(model, limits)
-    generations = [engine.submit(source, settings) for source in sources]
+    generations = [engine.submit(source, settings) for source, settings in requests]
     while engine.waiting or engine.active:
         engine.step()
-    return [generation.result for generation in generations if generation.result is not None]
+    return [_result(generation) for generation in generations]
+
+
+def _result(generation: Generation) -> Generated:
+    if generation.error is not None:
+        raise generation.error
+    assert generation.result is not None
+    return generation.result
 
 
 def _rounded(length: int) -> int:

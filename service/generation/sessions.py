@@ -32,4 +32,4 @@ class DecoderSession(OnnxSession):
         """Load the graph; `ArtifactError` when it cannot be."""
         super().__init__(model, threads=threads, spinning=spinning)
         shapes = {item.name: item.shape for item in self._session.get_inputs()}
-        self.caches = {name: CacheShape(shape[1], shape[3]) for name, shape in shapes.items() if len(shape) == 4}
+        self.caches: Mapping[str, CacheShape] = {name: CacheShape(shape[1], shape[3]) for name, shape in shapes.items() if len(shape) == 4}

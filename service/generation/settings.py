@@ -5,14 +5,18 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+_MOST = 1_000_000
+
 
 class GenerationSettings(BaseModel, frozen=True, extra="forbid"):
     """How one request is decoded. Fields mean what they mean to transformers 4.57; what it counts tokens with is said here."""
 
-    max_new_tokens: int = Field(142, ge=1, description="Most tokens to generate, the last one included.")
-    min_new_tokens: int | None = Field(None, ge=0, description="Fewest tokens before the last one; takes the place of min_length.")
-    min_length: int = Field(0, ge=0, description="Fewest tokens before the last one, the decoder's start token counted too.")
-    num_beams: int = Field(1, ge=1, description="Beams of beam search; 1 is greedy, or sampling.")
+    max_new_tokens: int = Field(142, ge=1, le=_MOST, description="Most tokens to generate, the last one included.")
+    min_new_tokens: int | None = Field(
+        None, ge=0, le=_MOST, description="Fewest tokens before the last one; takes the place of min_length."
+    )
+    min_length: int = Field(0, ge=0, le=_MOST, description="Fewest tokens before the last one, the decoder's start token counted too.")
+    num_beams: int = Field(1, ge=1, le=_MOST, description="Beams of beam search; 1 is greedy, or sampling.")
     length_penalty: float = Field(
         1.0, ge=-10, le=10, description="Power of the length by which a beam's score is divided; above 0 favours long ones."
     )
@@ -21,13 +25,13 @@ class GenerationSettings(BaseModel, frozen=True, extra="forbid"):
         description="When beam search stops: true, once there are num_beams candidates; false, once a better one is unlikely; "
         "never, once there can be no better one.",
     )
-    no_repeat_ngram_size: int = Field(0, ge=0, description="No sequence of that many tokens occurs twice; 0 allows all.")
+    no_repeat_ngram_size: int = Field(0, ge=0, le=_MOST, description="No sequence of that many tokens occurs twice; 0 allows all.")
     repetition_penalty: float = Field(1.0, ge=0.01, le=100, description="Above 1, tokens that were generated get less likely.")
     do_sample: bool = Field(False, description="Draw tokens instead of taking the best.")
     temperature: float = Field(1.0, ge=0.01, le=100, description="Logits are divided by it before a token is drawn.")
-    top_k: int = Field(50, ge=0, description="Draw from that many best tokens; 0 is all.")
+    top_k: int = Field(50, ge=0, le=_MOST, description="Draw from that many best tokens; 0 is all.")
     top_p: float = Field(1.0, gt=0, le=1, description="Draw from the fewest best tokens whose probabilities sum to at least this.")
-    seed: int | None = Field(None, ge=0, description="Of the draws; the same seed draws the same tokens.")
+    seed: int | None = Field(None, ge=0, lt=2**64, description="Of the draws; the same seed draws the same tokens.")
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

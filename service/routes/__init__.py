@@ -3,5 +3,6 @@
 from service.routes.base import Endpoint
 from service.routes.classify import CLASSIFY
 from service.routes.qa import QA
+from service.routes.summarize import SUMMARIZE
 
-ENDPOINTS: tuple[Endpoint, ...] = (QA, CLASSIFY)
+ENDPOINTS: tuple[Endpoint, ...] = (QA, CLASSIFY, SUMMARIZE)

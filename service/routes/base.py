@@ -1,7 +1,7 @@
 """One POST per task: read the body, choose the variant, wait for the answers, say in headers who answered and where the time went."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,6 +14,8 @@ from starlette.types import Receive, Scope
 from service.answering import JobError, answer
 from service.artifact import TaskName
 from service.errors import FormatError, GoneError, MalformedError, RequestError, TooLargeError
+from service.generation import Progress
+from service.keys import Key
 from service.problems import detail_of, kind_of
 from service.registry import Served
 from service.routes.wire import Body, Failed, pointed, read_body
@@ -58,6 +60,9 @@ class Endpoint:
         answer: schema of the answer.
         items: the requests of a body, made one by one; `RequestError` when the settings do not allow what it asks.
         document: the answer to a body.
+        entry: the answer to one request of it.
+        generates: whether its models decode, and so wait for each other and not for the others.
+        stream: the answer as events, where a body asks for them; None where it does not.
         summary, description, examples: for the documentation.
     """
 
@@ -71,6 +76,8 @@ class Endpoint:
     summary: str
     description: str
     examples: dict[str, dict[str, Any]]
+    generates: bool = False
+    stream: "Callable[[Any, Sequence[Item], Exchange], Awaitable[HttpResponse | None]] | None" = None
 
 
 @dataclass(frozen=True)
@@ -79,12 +86,14 @@ class Call:
 
     Attributes:
         serving: the application's state.
+        path: its address.
         headers: by lower-case name.
         receive: ASGI's.
         state: of the request, for the envelope.
     """
 
     serving: Serving
+    path: str
     headers: dict[str, str]
     receive: Receive
     state: dict[str, Any]
@@ -93,7 +102,24 @@ class Call:
     def of(cls, scope: Scope, receive: Receive) -> "Call":
         """From ASGI's scope."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        return cls(scope["app"].state.serving, headers, receive, scope["state"])
+        return cls(scope["app"].state.serving, scope["path"], headers, receive, scope["state"])
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A POST that was read, and who answers it.
+
+    Attributes:
+        call: the POST.
+        key: of the client, if it needs one.
+        served: the variant that answers.
+        seconds: until the answer is worth nothing.
+    """
+
+    call: Call
+    key: Key | None
+    served: Served
+    seconds: float
 
 
 class Answer(HttpResponse):
@@ -111,7 +137,7 @@ async def handle(endpoint: Endpoint, call: Call) -> HttpResponse:
     key = serving.gate.enter(headers)
     require_json(headers)
     seconds = timeout(headers, settings)
-    serving.scheduler.check(seconds)  # what cannot be let in is refused before its body costs anything
+    serving.scheduler.check(seconds, generates=endpoint.generates)  # what cannot be let in is refused before its body costs anything
     body = read_body(endpoint.body, await raw_body(call, settings.max_body_bytes))
     request_id = call.state["request_id"]
     served = serving.registry.choose(
@@ -120,12 +146,21 @@ async def handle(endpoint: Endpoint, call: Call) -> HttpResponse:
     call.state["variant"] = served.manifest.variant
     items = list(islice(endpoint.items(body, settings), settings.max_items + 1))
     _check_count(items, settings)
-    jobs = await _answers(served, items, call, seconds, partial=body.partial)
-    tokens = sum(job.tokens for job in jobs)
-    serving.gate.spend(key, tokens)
-    serving.count(served, jobs)
+    exchange = Exchange(call, key, served, seconds)
+    if endpoint.stream is not None and (stream := await endpoint.stream(body, items, exchange)) is not None:
+        return stream
+    jobs = await answers(items, exchange, partial=body.partial)
+    tokens = account(exchange, jobs)
     entries = [_entry(endpoint, body, Answered(item, job, served), request_id) for item, job in zip(items, jobs, strict=True)]
     return Answer(to_json(endpoint.document(body, entries), inf_nan_mode="constants"), _headers(served, jobs, tokens))
+
+
+def account(exchange: Exchange, jobs: Sequence[Job]) -> int:
+    """Count finished jobs, and the tokens that they took, which are given back."""
+    tokens = sum(job.tokens + job.generated_tokens for job in jobs)
+    exchange.call.serving.gate.spend(exchange.key, tokens)
+    exchange.call.serving.count(exchange.served, jobs)
+    return tokens
 
 
 def require_json(headers: Mapping[str, str]) -> None:
@@ -169,10 +204,21 @@ def timeout(headers: Mapping[str, str], settings: Settings) -> float:
     return min(milliseconds, settings.max_timeout_ms) / 1000
 
 
-async def _answers(served: Served, items: Sequence[Item], call: Call, seconds: float, *, partial: bool) -> list[Job]:
-    requests = [item.request for item in items]
+async def answers(
+    items: Sequence[Item], exchange: Exchange, *, partial: bool = False, progress: Callable[[Progress], None] | None = None
+) -> list[Job]:
+    """The finished jobs of these requests; errors point into the body. See `service.answering.answer`."""
+    call, requests = exchange.call, [item.request for item in items]
     try:
-        return await answer(call.serving.scheduler, served.model, requests, seconds=seconds, gone=lambda: _gone(call), partial=partial)
+        return await answer(
+            call.serving.scheduler,
+            exchange.served.model,
+            requests,
+            seconds=exchange.seconds,
+            gone=lambda: _gone(call),
+            partial=partial,
+            progress=progress,
+        )
     except JobError as failed:
         if isinstance(failed.error, RequestError):
             raise pointed(failed.error, items[failed.index].where) from failed.error
@@ -214,4 +260,5 @@ def _headers(served: Served, jobs: Sequence[Job], tokens: int) -> list[tuple[byt
         (b"x-queue-time", b"%.3f" % (1000 * queue)),
         (b"x-tokenization-time", b"%.3f" % (1000 * tokenize)),
         (b"x-inference-time", b"%.3f" % (1000 * infer)),
+        (b"x-truncated", b"true" if any(getattr(job.response, "truncated", False) for job in jobs) else b"false"),
     ]

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from service.artifact import Latency, Manifest, Metric
 from service.errors import NotFoundError
+from service.model import GeneratingModel, Model
 from service.problems import MEDIA_TYPE, Problem
 from service.registry import LeftOut, Served
 from service.runtime.machine import core_count, cpu_name, instruction_sets
@@ -216,14 +217,17 @@ def model_info(served: Served, request: Request) -> ModelInfo:
     """What the protocol and our own fields say of a variant."""
     manifest, session = served.manifest, served.model.session
     registry = serving_of(request).registry
-    per_token = served.model.task.per_token
-    width = -1 if per_token else len(manifest.labels)
+    outputs = (
+        {"logits": [-1, -1]}
+        if isinstance(served.model, GeneratingModel)
+        else {name: [-1, _width(served.model)] for name in session.outputs}
+    )
     return ModelInfo(
         name=manifest.name,
         versions=[each.manifest.variant for each in registry.variants(manifest.name)],
         platform=session.runtime,
         inputs=[Tensor(name=name, datatype="INT64", shape=[-1, -1]) for name in session.inputs],
-        outputs=[Tensor(name=name, datatype="FP32", shape=[-1, width]) for name in session.outputs],
+        outputs=[Tensor(name=name, datatype="FP32", shape=shape) for name, shape in outputs.items()],
         parameters=_parameters(manifest) | {"revision": served.revision, "runtime": session.runtime, "machine": _machine()},
     )
 
@@ -243,6 +247,10 @@ def variant_info(served: Served, *, default: bool, weight: float | None) -> Vari
         metrics=list(manifest.metrics),
         latency=list(manifest.latency),
     )
+
+
+def _width(model: Model) -> int:
+    return -1 if model.task.per_token else len(model.manifest.labels)
 
 
 def _parameters(manifest: Manifest) -> dict[str, Any]:

@@ -35,9 +35,11 @@ ANSWER_HEADERS: dict[str, tuple[dict[str, Any], str]] = {
     "x-queue-time": (MILLISECONDS, "Milliseconds that the slowest text waited."),
     "x-tokenization-time": (MILLISECONDS, "From text to tokens."),
     "x-inference-time": (MILLISECONDS, "In the runtime."),
+    "x-truncated": ({"type": "string", "enum": ["true", "false"]}, "Whether a text was cut to fit the model."),
     "x-total-time": (MILLISECONDS, "From the first byte to the answer."),
     "x-request-id": (TEXT, "The request's own, or one made here."),
 }
+KNOWN_AT_THE_END = {"x-compute-tokens", "x-queue-time", "x-tokenization-time", "x-inference-time", "x-truncated"}
 
 
 def request_headers() -> list[dict[str, Any]]:
@@ -48,9 +50,12 @@ def request_headers() -> list[dict[str, Any]]:
     ]
 
 
-def answer_headers() -> dict[str, Any]:
-    """Headers of a task's answer."""
-    return {name: {"schema": schema, "description": text, "required": True} for name, (schema, text) in ANSWER_HEADERS.items()}
+def answer_headers(*, streams: bool) -> dict[str, Any]:
+    """Headers of a task's answer; where it may be a stream, those that are known at its end need not be there."""
+    return {
+        name: {"schema": schema, "description": text, "required": not (streams and name in KNOWN_AT_THE_END)}
+        for name, (schema, text) in ANSWER_HEADERS.items()
+    }
 
 
 def documented(app: FastAPI, settings: Settings) -> Callable[[], dict[str, Any]]:
@@ -86,6 +91,9 @@ def _set_limits(components: dict[str, Any], settings: Settings) -> None:
         if schema.get("type") == "string" and "pattern" in schema:
             schema["maxLength"] = settings.max_characters
     components["QuestionParameters"]["properties"]["top_k"]["maximum"] = settings.max_top_k
+    generation = components["GenerateParameters"]["properties"]
+    generation["num_beams"]["anyOf"][0]["maximum"] = settings.max_beams
+    generation["max_new_tokens"]["anyOf"][0]["maximum"] = settings.max_new_tokens
 
 
 def _ask_for_keys(document: dict[str, Any]) -> None:

@@ -3,9 +3,15 @@
 A container sees all of the host's cores; what it may use is bounded by the affinity mask and by the cgroup's CPU quota.
 """
 
+import logging
 import os
 import platform
+import threading
 from pathlib import Path
+
+NICE = 5
+
+_log = logging.getLogger(__name__)
 
 # Instruction sets that change which kernels an 8-bit or 16-bit matrix product uses.
 ISA_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16", "sve")
@@ -38,6 +44,16 @@ def instruction_sets(root: Path = Path("/")) -> tuple[str, ...]:
     info = _cpuinfo(root)
     flags = set((info.get("flags") or info.get("Features") or "").split())
     return tuple(flag for flag in ISA_FLAGS if flag in flags)
+
+
+def lower_priority() -> None:
+    """Make this thread nicer than the event loop, where threads have a priority of their own (Linux)."""
+    if hasattr(os, "setpriority"):
+        try:
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICE))
+        except OSError as error:
+            _log.warning("runners keep the priority of the event loop: %s", error)
 
 
 def _cgroup_folders(root: Path) -> list[Path]:

@@ -1,21 +1,25 @@
 """What a task is to the engine: a request becomes rows of tokens, the outputs of the rows become a response.
 
-Both steps are pure functions of their arguments: numpy in, pydantic out. One file of this package per task.
+Both steps are pure functions of their arguments: numpy in, pydantic out. One file of this package per task. What a task that generates
+gets of its rows is tokens, and it may ask for another round of them.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.artifact import Manifest, TaskName
 from service.errors import RequestError
+from service.generation import Generated, GenerationSettings
 from service.runtime.base import Array
 from service.tokenization import Row, TextTokenizer
 
 MAX_CHARACTERS = 1_000_000
 
 Outputs = Mapping[str, Array]
+Writer = Callable[[Sequence[int], bool], str]
+"""From the tokenizer's ids to text; False leaves out its end, as far as more tokens may change that."""
 
 
 class Request(BaseModel):
@@ -68,6 +72,58 @@ class Task(Protocol[RequestT, ResponseT]):
 
     def postprocess(self, request: RequestT, rows: Sequence[Row], outputs: Sequence[Outputs], manifest: Manifest) -> ResponseT:
         """The response, from the outputs of each row, [1, …] each, in the order of the rows."""
+        ...
+
+
+class Round(NamedTuple):
+    """Sources that were decoded together.
+
+    Attributes:
+        rows: the sources.
+        generated: what came of each.
+    """
+
+    rows: list[Row]
+    generated: list[Generated]
+
+
+class GeneratingTask(Protocol[RequestT, ResponseT]):
+    """One task that generates, without state."""
+
+    @property
+    def name(self) -> TaskName:
+        """Standard name of the task, as manifests write it."""
+        ...
+
+    @property
+    def request_type(self) -> type[RequestT]:
+        """Schema of a request."""
+        ...
+
+    def preprocess(self, request: RequestT, tokenizer: TextTokenizer, manifest: Manifest) -> list[Row]:
+        """Sources of the first round; `RequestError` when the request cannot be answered."""
+        ...
+
+    def settings(self, request: RequestT, manifest: Manifest) -> GenerationSettings:
+        """How to decode; `RequestError` when that is impossible."""
+        ...
+
+    def writer(self, request: RequestT, tokenizer: TextTokenizer, manifest: Manifest) -> Writer:
+        """What writes the texts that are generated for a request."""
+        ...
+
+    def postprocess(
+        self, request: RequestT, rounds: Sequence[Round], texts: Sequence[str], tokenizer: TextTokenizer, manifest: Manifest
+    ) -> ResponseT | list[Row]:
+        """The response, or the sources of the next round.
+
+        Args:
+            request: what is asked.
+            rounds: all that were decoded.
+            texts: what the last one generated.
+            tokenizer: of the model.
+            manifest: of the model.
+        """
         ...
 
 

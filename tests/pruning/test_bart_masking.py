@@ -1,5 +1,7 @@
 """Masks on an encoder-decoder: what learns, what baking and compacting leave, and what a decoder weighs in the penalty."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -8,10 +10,12 @@ from pruning.compaction import compact
 from pruning.config import FinePruneConfig, Granularity, SoftMovementConfig
 from pruning.families import family_of
 from pruning.fine_pruning import penalty_weights
+from pruning.mask_plots import density_by_layer, magnitudes_left
 from pruning.masking import Masks, attach
 from pruning.methods import method_of
 from pruning.structure import LayerStructure, linears, parameters, shapes
-from tests.pruning.helpers import bart_batch, tiny_bart
+from tests.pruning.helpers import bart_batch, random_batch, tiny_bart
+from tests.pruning.mask_cases import summary_of
 from tests.pruning.method_cases import CASES, GRANULARITIES, METHODS
 
 LEVEL = 0.3
@@ -46,6 +50,33 @@ def test_scores_learn_and_baked_and_compacted_models_equal_the_masked_one(method
         assert not any(hasattr(module, "parametrizations") for module in model.modules())
         torch.testing.assert_close(model(**batch).logits, masked, atol=1e-9, rtol=0)
         torch.testing.assert_close(compact(model)(**batch).logits, masked, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "granularity", "beams"), [(method, ("hybrid", "struct", "block")[n % 3], (1, 4)[n % 2]) for n, method in enumerate(METHODS)]
+)
+def test_baked_and_compacted_models_generate_what_the_masked_one_does(method: str, granularity: str, beams: int):
+    """The same tokens, greedy and by beams."""
+    model, masks = model_with(method, granularity)
+    masks.close(LEVEL, step=1)
+    masks.freeze()
+    options = {**random_batch("roberta"), "num_beams": beams, "min_new_tokens": 4, "max_new_tokens": 10, "no_repeat_ngram_size": 1}
+    masked = model.generate(**options)
+    masks.bake()
+    assert torch.equal(model.generate(**options), masked)
+    assert torch.equal(compact(model).generate(**options), masked)
+
+
+def test_a_report_tells_encoder_and_decoder_apart(tmp_path: Path):
+    """What it keeps of the masks has both, and heads of all three attentions."""
+    model, masks = model_with("movement", "hybrid")
+    masks.close(LEVEL, step=1)
+    masks.freeze()
+    summary = summary_of(model, masks, tmp_path)
+    assert {each.kind for each in summary.matrices} == KINDS
+    assert [len(heads.blocks) for heads in summary.heads] == [4] * 5
+    assert "feed-forward of the decoder" in magnitudes_left(summary.magnitudes, name="magnitudes")
+    assert density_by_layer(summary, name="densities").count("density-query") == 2
 
 
 def test_every_linear_of_encoder_and_decoder_is_masked():

@@ -6,7 +6,18 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from pruning.config import DensityTarget, MacsTarget, RunConfig, SpeedupTarget, TrainConfig, dump_config, load_recipe, parse_config
+from pruning.config import (
+    DensityTarget,
+    GenerationTarget,
+    MacsTarget,
+    RunConfig,
+    SpeedupTarget,
+    TrainConfig,
+    dump_config,
+    load_recipe,
+    parse_config,
+    with_speedups,
+)
 from pruning.errors import ConfigError
 
 MINIMAL = """
@@ -121,6 +132,29 @@ def test_a_later_override_wins(recipe: Path):
     assert load_recipe(recipe, ("seed=1", "seed=2")).seed == 2
 
 
+def test_a_speed_up_of_generation_is_a_target_of_its_own(recipe: Path):
+    """Lengths of source and target make it one; a task that does not generate refuses it, and one that does refuses the other kind."""
+    content = yaml.safe_load(recipe.read_text(encoding="utf-8")) | {"task": "summarization", "labels": []}
+    asked = {"speedup": 2, "source_length": 512, "target_length": 64, "requests": 4}
+    content["prune"]["targets"] = [asked]
+    config = parse_config(content, origin="test")
+    assert config.targets == (GenerationTarget(speedup=2, source_length=512, target_length=64, requests=4),)
+    assert config.targets[0].label == "generation-2-int8-512-64-4x1"
+    assert [target.speedup for target in with_speedups(config, [1.5]).targets] == [1.5]
+    with pytest.raises(ConfigError, match="depends on `sequence_length`"):
+        parse_config({**content, "task": "question-answering"}, origin="test")
+    content["prune"]["targets"] = [{"speedup": 2}]
+    with pytest.raises(ConfigError, match="depends on `source_length` and `target_length`"):
+        parse_config(content, origin="test")
+
+
+def test_only_what_generates_shrinks(recipe: Path):
+    """Layers of a decoder and tokens to choose from are asked for in one line, of a summarization recipe."""
+    content = yaml.safe_load(recipe.read_text(encoding="utf-8")) | {"shrink": {"decoder_layers": 3}, "vocabulary": {"keep": 8000}}
+    with pytest.raises(ConfigError, match="are for summarization"):
+        parse_config(content, origin="test")
+
+
 @pytest.mark.parametrize("number", ["8e-5", "8.0e-5", "0.00008"])
 def test_numbers_may_be_written_in_any_way(recipe: Path, number: str):
     """`8e-5`, which YAML takes for text, is the number that it looks like."""
@@ -134,6 +168,7 @@ def test_numbers_may_be_written_in_any_way(recipe: Path, number: str):
         ({"speedup": 2, "precision": "fp32"}, SpeedupTarget(speedup=2, precision="fp32"), "speedup-2-fp32-128"),
         ({"density": 0.4}, DensityTarget(density=0.4), "density-0.4"),
         ({"macs": 0.5, "sequence_length": 64}, MacsTarget(macs=0.5, sequence_length=64), "macs-0.5-64"),
+        ({"macs": 0.5, "target_length": 9}, MacsTarget(macs=0.5, target_length=9), "macs-0.5-128-9"),
     ],
 )
 def test_a_target_is_of_the_kind_that_its_field_says(recipe: Path, written: dict[str, object], target: object, label: str):

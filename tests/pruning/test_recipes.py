@@ -1,12 +1,13 @@
 """Every recipe that ships loads, and trains or prunes on a small local file in the format of its data."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import BertTokenizerFast, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import BertTokenizerFast, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from pruning import checkpoint
 from pruning.config import RECIPES, FinePruneConfig, RunConfig, SpeedupTarget, load_recipe
@@ -22,7 +23,8 @@ from pruning.targets import goal_of
 from pruning.tasks import task_named
 from pruning.tasks.base import collate
 from pruning.training import train
-from tests.pruning.helpers import FAMILY_NAMES, tiny_model
+from tests.pruning.helpers import FAMILY_NAMES, tiny_bart, tiny_model
+from tests.pruning.training_helpers import differing, state
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 PAPER = {"squad": ("squad",), "squad_v2": ("squad_v2",), "mnli": ("glue", "mnli"), "qqp": ("glue", "qqp"), "sst2": ("sst2",)}
@@ -71,8 +73,27 @@ def rows_file(path: Path, columns: tuple[str, ...], labels: int) -> Path:
     return path
 
 
+def summaries_file(path: Path, subject: str) -> Path:
+    """Four documents with their summaries, under the names that the hub's columns and our files have."""
+    texts = [f"the {subject} {i} is a good one at sea. The {subject} {i} is not a bad one at all. It is so." for i in range(4)]
+    rows = [{"document": text, "article": text, "summaries": ["good dog"], "highlights": "good dog"} for text in texts]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def model_for(config: RunConfig, family: str) -> PreTrainedModel:
+    """A tiny model of the recipe's task; an encoder where the recipe makes an encoder-decoder of it."""
+    if config.task == "summarization" and config.warm_start is None:
+        return tiny_bart(encoder_layers=2, decoder_layers=2, hidden=64, heads=2, neurons=(64, 64))
+    if config.warm_start is not None:
+        return tiny_model(family, "text-classification", layers=4, hidden=64, heads=2, intermediate=64).base_model
+    return tiny_model(family, config.task, layers=2, hidden=64, heads=2, intermediate=64, labels=len(config.labels) or 2)
+
+
 def local_file(name: str, config: RunConfig, folder: Path) -> Path:
     """A small file in the format of the recipe's data."""
+    if config.task == "summarization":
+        return summaries_file(folder / "train.jsonl", "dog")
     if config.task == "question-answering":
         return squad_file(folder / "train.json", impossible=paper_task(name) == "squad_v2")
     return rows_file(folder / "train.jsonl", PAIRS.get(paper_task(name), ("sentence",)), len(config.labels))
@@ -88,11 +109,13 @@ def without_types(tokenizer: BertTokenizerFast) -> PreTrainedTokenizerBase:
 def local_recipe(name: str, folder: Path, tokenizer: BertTokenizerFast, *overrides: str, family: str = "bert") -> RunConfig:
     """The recipe with its model, teachers and data overridden, as a user would, by tiny models and a small file."""
     shipped = load_recipe(name)
-    model = tiny_model(family, shipped.task, layers=2, hidden=64, heads=2, intermediate=64, labels=len(shipped.labels) or 2)
+    model = model_for(shipped, family)
     checkpoint.save(model, tokenizer if family == "bert" else without_types(tokenizer), folder / "model")
     data = local_file(name, shipped, folder)
     own = [f"model={folder / 'model'}", *(f"data.train.{i}.path={data}" for i in range(len(shipped.data.train)))]
-    own += [f"data.validation.{i}.path={data}" for i in range(len(shipped.data.validation))]
+    held_out = summaries_file(folder / "held-out.jsonl", "cat") if shipped.task == "summarization" else data
+    for split, sources in (("validation", shipped.data.validation), ("test", shipped.data.test)):
+        own += [f"data.{split}.{i}.path={held_out}" for i in range(len(sources))]
     for where, settings in (("fine_prune.train", shipped.fine_prune and shipped.fine_prune.train), ("recover", shipped.recover)):
         if settings and settings.distillation and settings.distillation.teacher != "dense":
             own.append(f"{where}.distillation.teacher={folder / 'model'}")
@@ -143,7 +166,7 @@ def test_a_recipe_is_whole(name: str):
     assert max(config.evaluate.sequence_lengths) <= config.max_length
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in FINE_PRUNING])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in FINE_PRUNING and load_recipe(name).warm_start is None])
 def test_a_recipe_trains_on_a_local_file(local: RunConfig, tmp_path: Path):
     """From file to features to two optimizer steps, with the recipe's own settings for all but precision and length."""
     task = task_named(local.task)
@@ -159,6 +182,24 @@ def test_a_recipe_trains_on_a_local_file(local: RunConfig, tmp_path: Path):
     assert result.steps == 2
     assert result.loss is not None
     assert 0 < result.loss < 20
+
+
+def test_a_model_made_of_an_encoder_goes_on_where_it_stopped(
+    tiny_tokenizer: BertTokenizerFast, tmp_path: Path, interrupted_after: Callable[[int], None]
+):
+    """From an encoder through copying to summaries: a training that was interrupted in its second stage ends as one that was not."""
+    few = [f"train.{i}={{epochs: 2, batch_size: 16, precision: fp32, save_steps: 1}}" for i in (0, 1)]
+    config = local_recipe("summarize", tmp_path, tiny_tokenizer, *few)
+    whole = Run(config, Stages(tmp_path / "whole"))
+    train_dense(whole)
+    interrupted_after(7)
+    with pytest.raises(KeyboardInterrupt):
+        train_dense(Run(config, Stages(tmp_path / "run")))
+    interrupted_after(1000)
+    resumed = Run(config, Stages(tmp_path / "run"))
+    dense = train_dense(resumed)
+    assert len(dense.details["training"]) == 2
+    assert not differing(state(resumed.load(dense.name)), state(whole.load(dense.name)))
 
 
 @pytest.mark.parametrize("name", FINE_PRUNING)
@@ -221,11 +262,11 @@ def test_movement_pruning_weighs_every_matrix_alike(name: str):
 
 @pytest.mark.parametrize("name", FINE_PRUNING)
 def test_fine_pruning_starts_from_pretrained_weights_with_a_teacher(name: str):
-    """As both papers do; what is filled learns from the same teacher."""
+    """As both papers do, but for summarization, which has no teacher; what is filled learns from the same one."""
     config = load_recipe(name)
     settings = section(config)
     assert settings.start == "pretrained"
-    assert settings.train.distillation is not None
+    assert (settings.train.distillation is None) is (config.task == "summarization")
     assert config.recover is None or (config.recover.fill and config.recover.distillation == settings.train.distillation)
 
 

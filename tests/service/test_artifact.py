@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from service.artifact import MANIFEST_NAME, hash_files, locate, read_manifest, verify_files, write_manifest
+from service.artifact import (
+    MANIFEST_NAME,
+    OUTPUT_IDS_NAME,
+    GenerationInfo,
+    Manifest,
+    hash_files,
+    locate,
+    read_manifest,
+    read_output_ids,
+    verify_files,
+    write_manifest,
+)
 from service.errors import ArtifactError, SchemaError
 from tests.service.builders import manifest_for
 
@@ -21,6 +32,67 @@ def test_manifest_read_is_manifest_written(tmp_path):
     manifest = manifest_for("question-answering")
     write_manifest(manifest, tmp_path)
     assert read_manifest(tmp_path) == manifest
+
+
+def generating_manifest(**changes: object) -> Manifest:
+    """A manifest of a model that generates; fields of `generation` may be changed."""
+    fields: dict[str, object] = {
+        "start": 2,
+        "end": (2, 3),
+        "forced_last": 2,
+        "padding": 1,
+        "source_length": 24,
+        "target_length": 12,
+        "settings": {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "seed": None},
+        "decoder_layers": ({"heads": 2, "cross_heads": 0, "intermediate": 8},),
+    }
+    return manifest_for("summarization", generation=GenerationInfo.model_validate({**fields, **changes}))
+
+
+def test_manifest_of_a_generating_model_is_read_as_written(tmp_path):
+    """Settings keep their types: true is not 1, and 2.0 is not 2."""
+    manifest = generating_manifest()
+    write_manifest(manifest, tmp_path)
+    settings = read_manifest(tmp_path).generation.settings
+    assert read_manifest(tmp_path) == manifest
+    assert [type(value) for value in settings.values()] == [int, float, bool, type(None)]
+
+
+@pytest.mark.parametrize(("task", "generation"), [("summarization", None), ("question-answering", generating_manifest().generation)])
+def test_a_task_generates_or_does_not(tmp_path, task, generation):
+    """A manifest whose task generates says how, and no other does."""
+    write_manifest(manifest_for("summarization", generation=generating_manifest().generation), tmp_path)
+    _edit(tmp_path, task=task, generation=generation and generation.model_dump())
+    with pytest.raises(ArtifactError, match="`generation`"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"end": []}, {"start": -1}, {"target_length": 0}, {"settings": {"seed": [1]}}])
+def test_generation_that_cannot_be_is_refused(tmp_path, changes):
+    """Values that no model can have are refused when the manifest is read."""
+    manifest = generating_manifest()
+    write_manifest(manifest, tmp_path)
+    _edit(tmp_path, generation={**manifest.generation.model_dump(), **changes})
+    with pytest.raises(ArtifactError, match=next(iter(changes))):
+        read_manifest(tmp_path)
+
+
+def test_output_ids_are_read(tmp_path):
+    """The file of output ids is read where there is one."""
+    (tmp_path / OUTPUT_IDS_NAME).write_text("[0, 1, 2, 7]")
+    manifest = generating_manifest(output_ids=OUTPUT_IDS_NAME).model_copy(update={"files": hash_files(tmp_path)})
+    assert read_output_ids(tmp_path, manifest) == (0, 1, 2, 7)
+    assert read_output_ids(tmp_path, generating_manifest()) is None
+
+
+@pytest.mark.parametrize("content", ["[]", "[1, -1]", '["a"]', "{", "[" * 100_000, None])
+def test_damaged_output_ids_are_one_clear_line(tmp_path, content):
+    """A file of output ids that is something else, or that nobody vouches for, is refused by name."""
+    (tmp_path / OUTPUT_IDS_NAME).write_text(content or "[0]")
+    files = hash_files(tmp_path) if content else {}
+    with pytest.raises(ArtifactError, match=OUTPUT_IDS_NAME) as caught:
+        read_output_ids(tmp_path, generating_manifest(output_ids=OUTPUT_IDS_NAME).model_copy(update={"files": files}))
+    assert "\n" not in str(caught.value)
 
 
 def test_newer_minor_version_is_read_and_its_new_fields_passed_over(tmp_path):

@@ -145,7 +145,7 @@ def test_interrupt_is_one_line(models, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(service.cli.Model, "load", interrupted)
+    monkeypatch.setattr(service.cli, "load_model", interrupted)
     result = _run("check", models=models)
     assert result.exit_code == 2
     assert "Traceback" not in result.output

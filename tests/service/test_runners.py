@@ -135,7 +135,7 @@ def test_a_dead_runner_is_replaced(monkeypatch):
     runners = Runners(scheduler, 1, stuck_seconds=PATIENCE)
     runners.start()
     job, done = submitted(scheduler, deadly)
-    until(lambda: "died" in runners.check())
+    until(lambda: "a runner died" in runners.check())
     assert done.wait(PATIENCE)
     assert isinstance(job.error, StuckError)
     _, behind = submitted(scheduler, fine)

@@ -21,6 +21,7 @@ from service.runtime.base import Array, Session
 from service.tokenization import TextTokenizer
 from tests.service import builders
 from tests.service.http.graphs import masked_mean, scaled_by_call
+from tests.service.summarizing import write_summarizer
 
 LABELS = ("negative", "neutral", "positive")
 QA = {"question": "who wrote it?", "context": "Ada wrote it in the café 🙂. " * 5}
@@ -29,7 +30,7 @@ INTERNAL_WORDS = ("Traceback", 'File "', ".py", "pydantic", "starlette", "secret
 
 
 def write_models(folder: Path) -> Path:
-    """Two variants of questions and of sentiment, several labels at once in `topics`."""
+    """Two variants of questions, of sentiment and of summaries, several labels at once in `topics`."""
     bert, roberta = builders.bert_tokenizer(), builders.roberta_tokenizer()
     for seed, variant, precision in ((0, "dense", "fp32"), (1, "compact-int8", "int8")):
         about: dict[str, Any] = {"variant": variant, "precision": precision}
@@ -40,6 +41,8 @@ def write_models(folder: Path) -> Path:
         builders.write_artifact(folder / "sentiment" / variant, "text-classification", labels, roberta, name="sentiment", **about)
     topics = masked_mean(bert.get_vocab_size(), len(LABELS), seed=2)
     builders.write_artifact(folder / "topics/dense", "text-classification", topics, bert, name="topics", multi_label=True)
+    write_summarizer(folder / "summarize/dense")
+    write_summarizer(folder / "summarize/compact", variant="compact", seed=1, tokenizer=roberta)
     return folder
 
 

@@ -49,7 +49,11 @@ def test_models_are_listed_with_what_is_known_of_them(client):
     """Every variant, with its hashes, revision, runtime and machine."""
     listed = client.get("/v2/models").json()
     found = {(each["name"], each["parameters"]["variant"]): each for each in listed["models"]}
-    assert set(found) == {(name, variant) for name in ("qa", "sentiment") for variant in ("dense", "compact-int8")} | {("topics", "dense")}
+    assert set(found) == {(name, variant) for name in ("qa", "sentiment") for variant in ("dense", "compact-int8")} | {
+        ("topics", "dense"),
+        ("summarize", "dense"),
+        ("summarize", "compact"),
+    }
     parameters = found["qa", "dense"]["parameters"]
     assert parameters["sha256"].keys() == {"model.onnx", "tokenizer.json"}
     assert {"density", "metrics", "latency", "revision", "runtime", "machine", "macs"} <= parameters.keys()
@@ -77,7 +81,7 @@ def test_variants_side_by_side(start):
     """One line for each, which says what answers by default and how weights share."""
     lines = start(weights={"qa": {"dense": 1.0, "compact-int8": 3.0}}, prefer=("dense",)).get("/v1/variants").json()
     assert {(line["model"], line["variant"]) for line in lines if line["default"]} == {
-        (name, "dense") for name in ("qa", "sentiment", "topics")
+        (name, "dense") for name in ("qa", "sentiment", "summarize", "topics")
     }
     assert {line["variant"]: line.get("weight") for line in lines if line["model"] == "qa"} == {"dense": 1.0, "compact-int8": 3.0}
     assert all(line["size_bytes"] > 0 for line in lines)

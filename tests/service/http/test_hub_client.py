@@ -34,7 +34,12 @@ def check(results, client):
     assert len(answers) == 3
     assert same([results["labels"]], post("/classify", inputs=hub_calls.TEXT))
     assert same([results["two logits"]], two)
-    assert [results[name]["status"] for name in ("empty context", "wrong stride", "wrong address")] == [422, 422, 404]
+    beams = {"clean_up_tokenization_spaces": False, "generate_parameters": hub_calls.BEAMS}
+    assert [results["summary"]] == post("/summarize", inputs=hub_calls.CONTEXT)
+    assert [results["summary by beams"]] == post("/summarize", inputs=hub_calls.CONTEXT, parameters=beams)
+    wrong = ("empty context", "wrong stride", "wrong address", "too many beams")
+    assert [results[name]["status"] for name in wrong] == [422, 422, 404, 422]
+    assert "at most 8 are given" in results["too many beams"]["message"]
     assert "context is empty" in results["empty context"]["message"]
     assert "choose a stride below" in results["wrong stride"]["message"]
 
@@ -48,7 +53,7 @@ def results_of(python, address):
 
 
 def test_client_of_the_full_environment(server, client):
-    """Questions and texts, with and without parameters, and errors with their reasons."""
+    """Questions, texts and documents, with and without parameters, and errors with their reasons."""
     check(results_of(sys.executable, server.address), client)
 
 

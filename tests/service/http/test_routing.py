@@ -106,13 +106,10 @@ def test_generous_timeout_changes_nothing(client):
     assert client.post("/qa", json=QUESTION, headers={"X-Request-Timeout-Ms": "20000"}).status_code == 200
 
 
-def test_summarize_says_why_it_cannot(client):
-    """/summarize is routed, and answers 404 with the reason."""
-    problem = assert_problem(client.post("/summarize", json={"inputs": "ada wrote it"}), 404)
-    assert "no model for summarization" in problem["detail"]
-
-
-def test_task_without_a_model_says_so(start, models):
+@pytest.mark.parametrize(
+    ("path", "body", "task"), [("/qa", QUESTION, "question-answering"), ("/summarize", {"inputs": "ada wrote it"}, "summarization")]
+)
+def test_task_without_a_model_says_so(start, path, body, task):
     """A task's route answers 404 with the reason when only models of another task are loaded."""
-    problem = assert_problem(start(variants=("sentiment/*",)).post("/qa", json=QUESTION), 404)
-    assert "no model for question-answering is loaded" in problem["detail"]
+    problem = assert_problem(start(variants=("sentiment/*",)).post(path, json=body), 404)
+    assert f"no model for {task} is loaded" in problem["detail"]

@@ -1,0 +1,84 @@
+"""Copying as a first lesson in summarization: a document's own sentence is its summary, so any text will do.
+
+The sentence most like the rest of its document is what gap-sentence generation takes out of it (Zhang et al., 2020, arXiv:1912.08777);
+here it stays in, which teaches a decoder to read through its cross-attention where there is little text to learn from.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Literal
+
+from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+from rouge_score.tokenize import tokenize
+
+CopyKind = Literal["best_sentence", "first_sentence"]
+FEWEST_WORDS, MOST_WORDS = 6, 45
+LONGEST_PASSAGE = 8
+ABBREVIATIONS = (
+    *("mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "gen", "col", "sen", "rep", "gov", "lt", "sgt", "capt", "rev"),
+    *("vs", "etc", "al", "fig", "eq", "no", "vol", "inc", "corp", "co", "ltd", "e.g", "i.e", "u.s", "u.k", "u.n", "a.m", "p.m", "d.c"),
+    *("jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec"),
+)
+
+
+def copies(document: str, *, kind: CopyKind, passages: int, seed: int) -> Iterator[tuple[str, str]]:
+    """The document with one of its sentences, and the same for passages of it.
+
+    Args:
+        document: Any text.
+        kind: Which sentence: the one most like the others, or the first.
+        passages: How many passages of 2 to `LONGEST_PASSAGE` consecutive sentences are drawn.
+        seed: Of the passages.
+    """
+    found = sentences(document)
+    bags = [Counter(tokenize(sentence, None)) for sentence in found]
+    for start, end in [(0, len(found)), *_passages(len(found), passages, random.Random(seed))]:
+        target = _chosen(bags[start:end], kind=kind)
+        if target is not None:
+            yield " ".join(found[start:end]), found[start + target]
+
+
+def chosen_sentence(found: Sequence[str], *, kind: CopyKind) -> str | None:
+    """Of a text's sentences the first, or the one with the best ROUGE-1 F1 against all others; None if none is of a summary's length."""
+    target = _chosen([Counter(tokenize(sentence, None)) for sentence in found], kind=kind)
+    return None if target is None else found[target]
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of an English text, by Punkt (Kiss & Strunk, 2006) with a list of abbreviations; spaces around them are gone."""
+    return [" ".join(sentence.split()) for sentence in _splitter().tokenize(text) if sentence.strip()]
+
+
+@cache
+def _splitter() -> PunktSentenceTokenizer:
+    parameters = PunktParameters()
+    parameters.abbrev_types = set(ABBREVIATIONS)
+    return PunktSentenceTokenizer(parameters)
+
+
+def _chosen(bags: Sequence[Counter[str]], *, kind: CopyKind) -> int | None:
+    fitting = [index for index, bag in enumerate(bags) if FEWEST_WORDS <= bag.total() <= MOST_WORDS]
+    if not fitting or kind == "first_sentence":
+        return fitting[0] if fitting else None
+    whole: Counter[str] = Counter()
+    for bag in bags:
+        whole.update(bag)
+    return max(fitting, key=lambda index: _likeness(bags[index], whole))
+
+
+def _passages(length: int, count: int, rng: random.Random) -> list[tuple[int, int]]:
+    """Stretches of consecutive sentences of a text of `length`, shorter than the whole, no two alike: first, and one past the last."""
+    most = min(LONGEST_PASSAGE, length - 1)
+    if most < 2:
+        return []
+    sizes = [rng.randint(2, most) for _ in range(count)]
+    starts = [rng.randint(0, length - size) for size in sizes]
+    return sorted({(start, start + size) for start, size in zip(starts, sizes, strict=True)})
+
+
+def _likeness(sentence: Counter[str], whole: Counter[str]) -> float:
+    """ROUGE-1 F1 of a bag of words against what else is in the whole that it is of; 0 where there is nothing else."""
+    shared = sum(min(count, whole[word] - count) for word, count in sentence.items())
+    return 2 * shared / whole.total()
