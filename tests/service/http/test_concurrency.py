@@ -44,7 +44,7 @@ def asked(chance, path):
 
 def held(models, event):
     """An application whose models wait for an event before each call."""
-    settings = Settings(models=models, runners=2)
+    settings = Settings(models=models, runners=2, variants=("qa/*", "sentiment/*"))
     registry = Registry.load(settings)
     for served in registry.served.values():
         served.model.session = HeldSession(served.model.session, event)
