@@ -1,5 +1,5 @@
-# make demo, make serve, make bench-serve, make bench-shapes, make loadtest, make test, make lint: each makes its own environment first,
-# and is safe to repeat.
+# make demo, make serve, make bench-serve, make bench-shapes, make bench-summarize, make loadtest, make test, make lint: each makes its own
+# environment first, and is safe to repeat. make stop ends the service that the demo leaves running.
 #
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu   install torch from this index: a small build, for CPU only
 #   DATA=my.jsonl                                      make demo: evaluate on this file (columns: sentence, label 0 or 1)
@@ -16,13 +16,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 INSTALL := $(PIP) install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo serve bench-serve bench-shapes loadtest test lint clean
+.PHONY: help demo stop serve bench-serve bench-shapes bench-summarize loadtest test lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^# \?//p' Makefile
 
-demo: $(VENV)/.pruning
+demo: $(VENV)/.bench
 	$(BIN)/secateur-prune run demo $(if $(DATA),--set 'data.validation=[{path: "$(DATA)"}]' --set 'notes=[]') --output runs/demo
 	@echo
 	$(BIN)/secateur-serve answer models/qa/compact-int8 \
@@ -31,7 +31,10 @@ demo: $(VENV)/.pruning
 	$(BIN)/secateur-serve answer models/sentiment/compact-int8 --text "It cuts cleanly and has never once jammed."
 	$(BIN)/secateur-serve answer models/sentiment/compact-int8 --text "The spring broke in a week and the blade is blunt."
 	@echo
-	@echo "The report: runs/demo/report/report.html"
+	$(BIN)/python -m loadtests.demo start runs/demo
+
+stop:
+	$(BIN)/python -m loadtests.demo stop runs/demo
 
 serve: $(VENV)/.service
 	$(BIN)/secateur-serve $(ARGS)
@@ -41,6 +44,9 @@ bench-serve: $(VENV)/.bench
 
 bench-shapes: $(VENV)/.bench
 	$(BIN)/secateur-prune bench-shapes $(ARGS)
+
+bench-summarize: $(VENV)/.peers
+	$(BIN)/secateur-prune bench-summarize $(ARGS)
 
 loadtest: $(VENV)/.loadtests
 	$(BIN)/secateur-loadtest compare $(ARGS)
@@ -76,6 +82,10 @@ $(VENV)/.pruning: pyproject.toml $(VENV)/.made
 
 $(VENV)/.bench: $(VENV)/.pruning
 	$(INSTALL) -e '.[openvino,loadtests]'
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.pruning
+	$(INSTALL) -e '.[bench]'
 	@touch $@
 
 $(VENV)/.loadtests: pyproject.toml $(VENV)/.made

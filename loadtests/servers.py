@@ -47,10 +47,21 @@ def running(command: Sequence[str], *, environment: Mapping[str, str], cores: Se
             process = start([*command, "--port", str(port)], output=log, log=log, environment=environment)
         try:
             url = f"http://{HOST}:{port}"
-            _wait(process, url, log)
+            wait_until_ready(process, url, log)
             yield Server(url, process.pid)
         finally:
             stop(process)
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: IO[bytes]) -> None:
+    """Until it says so; `ServiceError` with the last line of its log when it ends instead, or takes too long."""
+    until = time.monotonic() + START_SECONDS
+    while not _is_ready(url):
+        if process.poll() is not None:
+            raise ServiceError(f"the service ended instead of starting: {last_words(log)}")
+        if time.monotonic() > until:
+            raise ServiceError(f"the service was not ready in {START_SECONDS:g} s: {last_words(log)}")
+        time.sleep(_POLL_SECONDS)
 
 
 def service_command(models: Path) -> list[str]:
@@ -72,16 +83,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
-
-
-def _wait(process: subprocess.Popen[bytes], url: str, log: IO[bytes]) -> None:
-    until = time.monotonic() + START_SECONDS
-    while not _is_ready(url):
-        if process.poll() is not None:
-            raise ServiceError(f"the service ended instead of starting: {last_words(log)}")
-        if time.monotonic() > until:
-            raise ServiceError(f"the service was not ready in {START_SECONDS:g} s: {last_words(log)}")
-        time.sleep(_POLL_SECONDS)
 
 
 def _is_ready(url: str) -> bool:

@@ -326,6 +326,34 @@ def bench_shapes(file: str, scores: tuple[float, ...], lengths: tuple[int, ...],
     click.echo(found.model_dump_json(indent=1) if as_json else found.as_text())
 
 
+@main.command("bench-summarize")
+@click.option(
+    "--models", type=click.Path(path_type=Path), default=Path("models/summarize"), show_default=True, help="The shipped model's folder."
+)
+@click.option("--source-length", type=click.IntRange(min=1), help="Tokens of each source; 256 by default.")
+@click.option("--new-tokens", type=click.IntRange(min=1), help="Tokens that everybody writes for each source; 32 by default.")
+@click.option("--rounds", type=click.IntRange(min=1), help="Turns that everybody takes; 5 by default.")
+@click.option("--threads", type=click.IntRange(min=1), envvar="SECATEUR_THREADS", help="Everybody's threads; 1 by default, as in service.")
+@click.option("--quick", is_flag=True, help="A tiny model, one round: shows that everything runs; speeds mean nothing.")
+@JSON
+def bench_summarize(models: Path, quick: bool, as_json: bool, **given: int | None) -> None:
+    """Time generation with the same weights in our engine, transformers, optimum and CTranslate2, and compact models over dense ones.
+
+    \b
+    Examples:
+      secateur-prune bench-summarize
+      secateur-prune bench-summarize --source-length 384 --new-tokens 64 --rounds 9 --json
+    """
+    from dataclasses import replace
+
+    from pruning.generation_subjects import QUICK, Plan
+    from pruning.summarize_bench import measure_generation
+
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    found = measure_generation(replace(QUICK if quick else Plan(), **changes), models=models, progress=True)
+    click.echo(found.model_dump_json(indent=1) if as_json else found.as_text())
+
+
 @main.command()
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option("--ledger", type=click.Path(path_type=Path), required=True, help="JSON file that the results are kept in.")

@@ -10,11 +10,10 @@ from pruning.data import load_source, source_name
 from pruning.evaluation import Evaluation, evaluate
 from pruning.export import update_manifest
 from pruning.results import size_bytes
-from pruning.serving_latency import GRAPH_NAME, same_row
+from pruning.serving_latency import Decoding, open_calls, own_decoding
 from pruning.timing import Ratio, interleaved
-from service.artifact import Manifest, Metric
+from service.artifact import Manifest, Metric, read_manifest
 from service.model import AnyModel, load_model
-from service.runtime.onnx import OnnxSession
 
 SECONDS = 10.0
 
@@ -30,6 +29,7 @@ class Compared:
         against: The other artifact, `<name>/<variant>`.
         ratios: How many times faster than the other one, by sequence length.
         callers: Concurrent callers of those ratios.
+        decoding: What was generated for those ratios; None by encoders.
     """
 
     artifact: str
@@ -38,6 +38,7 @@ class Compared:
     against: str | None = None
     ratios: dict[int, Ratio] | None = None
     callers: int = 1
+    decoding: Decoding | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -50,11 +51,14 @@ class Compared:
         lines = [f"{self.artifact}  {self.size_bytes / 1e6:.1f} MB"]
         lines += [_metric_line(metric) for metric in self.metrics]
         lines += [
-            f"  latency at {length} tokens, {self.callers} caller(s): {ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f}) "
-            f"over {self.against}"
+            f"  latency at {length} tokens{self._generated()}, {self.callers} caller(s): "
+            f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f}) over {self.against}"
             for length, ratio in (self.ratios or {}).items()
         ]
         return "\n".join(lines)
+
+    def _generated(self) -> str:
+        return "" if self.decoding is None else f", {self.decoding.target_length} generated with {self.decoding.beams} beam(s)"
 
 
 def compare_on(
@@ -90,15 +94,25 @@ def compare_on(
         update_manifest(artifact, metrics=metrics)
     ratios = None if against is None else {length: compare_latency(artifact, against, length=length, callers=callers) for length in lengths}
     return Compared(
-        _name(model.manifest), size_bytes(model.manifest), tuple(metrics), None if other is None else _name(other.manifest), ratios, callers
+        artifact=_name(model.manifest),
+        size_bytes=size_bytes(model.manifest),
+        metrics=tuple(metrics),
+        against=None if other is None else _name(other.manifest),
+        ratios=ratios,
+        callers=callers,
+        decoding=_decoding(other.manifest) if other is not None and lengths else None,
     )
 
 
 def compare_latency(artifact: Path, against: Path, *, length: int, callers: int, seconds: float = SECONDS) -> Ratio:
-    """How many times faster `artifact` answers one row of that length than `against`."""
-    golden = load_model(artifact).manifest.golden
-    calls = {str(folder): same_row(OnnxSession(folder / GRAPH_NAME, threads=1), golden, length) for folder in (artifact, against)}
+    """How many times faster `artifact` answers one row of that length than `against`; both generate as `against` does by default."""
+    decoding = _decoding(read_manifest(against))
+    calls = {str(folder): open_calls(folder, decoding)(length) for folder in (artifact, against)}
     return interleaved(calls, seconds=seconds, callers=callers, description=f"{length} tokens").ratio(str(artifact), str(against))
+
+
+def _decoding(manifest: Manifest) -> Decoding | None:
+    return None if manifest.generation is None else own_decoding(manifest)
 
 
 def _evaluate(model: AnyModel, source: DataSource, positive_label: int | None) -> Evaluation:

@@ -47,7 +47,7 @@ from pruning.pseudo_labels import with_pseudo_labels, write_summaries
 from pruning.quantization import quantize_artifact
 from pruning.quantization_aware import rounding
 from pruning.report import RunReport
-from pruning.results import FinishedTarget, report_on
+from pruning.results import FinishedTarget, asked_decoding, report_on
 from pruning.run import Run, data_identity, model_identity
 from pruning.shrinking import shrunk
 from pruning.stages import StageRecord, Stages
@@ -72,7 +72,12 @@ VALIDATION_SHARE = 4
 
 
 def run(config: RunConfig, folder: Path) -> RunReport:
-    """All of it; returns what the report in `folder/report` says."""
+    """All of it; returns what the report in `folder/report` says.
+
+    Raises:
+        ConfigError: targets that cannot be measured in one run, before anything is made.
+    """
+    asked_decoding(config)
     current = Run(config, Stages(folder))
     from_main(lambda: write_text_atomic(folder / "recipe.yaml", dump_config(config)))
     dense = train_dense(current)

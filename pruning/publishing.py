@@ -14,7 +14,7 @@ from pruning.errors import ConfigError
 from pruning.evaluation import Evaluation
 from pruning.export import update_manifest
 from pruning.report import templates
-from pruning.results import baseline_notes, evaluate_source, size_bytes
+from pruning.results import baseline_notes, evaluate_source, size_bytes, speed_notes
 from pruning.run import Run
 from pruning.storage import write_text_atomic, written
 from service.artifact import Manifest, Metric, read_manifest
@@ -48,9 +48,8 @@ def publish(current: Run, target: str, output: Path) -> Path:
             metrics = _tested(current, evaluations, variant)
             update_manifest(partial, metrics=[*read_manifest(partial).metrics, *metrics])
     manifests = {variant: read_manifest(output / variant) for variant in folders}
-    card = model_card(
-        manifests, current.config.data.test, notes=baseline_notes(current), samples=written_samples(current, folders["compact-int8"])
-    )
+    notes = (*baseline_notes(current), *baseline_notes(current, "test"), *speed_notes(current))
+    card = model_card(manifests, current.config.data.test, notes=notes, samples=written_samples(current, folders["compact-int8"]))
     write_text_atomic(output / CARD_NAME, card)
     return output / CARD_NAME
 

@@ -3,10 +3,14 @@
 The linear layers' weights and inputs are rounded in the forward pass as the int8 variant's are: the weights to the signed codes of
 `quantizers.quantize_weight`, the inputs to unsigned codes between a row's own smallest and largest value. Backward, rounding is passed
 over. Most of what 8 bits cost comes of a few large inputs that set the scale of all others; the weights learn around that.
+
+A decoder's inputs are rounded as `dynamic_quantization.quantize_rows` does it, each token by itself; those of its language-model head too.
+Keys and values of cross-attention are made of the source, once for all tokens, so they are rounded as the encoder is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,17 +19,31 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from pruning.families import family_of
+from pruning.families.base import EncoderLayer
 from pruning.structure import linears
+
+Rounding = Callable[[Tensor], Tensor]
 
 
 @contextmanager
 def rounding(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, the layers' linears compute with weights and inputs that are rounded to 8 bits; the weights themselves are not changed."""
-    layers = [linear for layer in family_of(model).layers(model) for linear in linears(layer)]
+    """Inside, the layers' linears compute with weights and inputs that are rounded to 8 bits; the weights themselves are not changed.
+
+    So does the language-model head of an encoder-decoder.
+    """
     with ExitStack() as stack:
-        for linear in layers:
-            stack.enter_context(_rounded(linear))
+        for layer in family_of(model).layers(model):
+            for linear in linears(layer):
+                stack.enter_context(_rounded(linear, _inputs_of(layer, linear)))
+        if model.config.is_encoder_decoder:
+            stack.enter_context(_rounded_head(model.get_output_embeddings()))
         yield
+
+
+def _inputs_of(layer: EncoderLayer, linear: nn.Linear) -> Rounding:
+    """How the inputs of a linear are rounded: all of a request at once, or each token of a decoder by itself."""
+    reads_source = layer.attention is not None and (linear is layer.attention.key or linear is layer.attention.value)
+    return round_rows if layer.side == "encoder" or (layer.side == "cross" and reads_source) else round_tokens
 
 
 def round_weight(weight: Tensor) -> Tensor:
@@ -44,6 +62,12 @@ def round_rows(values: Tensor) -> Tensor:
     scales = torch.where(highest == lowest, 1.0, (highest - lowest) / 255)
     zeros = torch.round(-lowest / scales)
     return ((torch.round(values / scales) + zeros).clamp(0, 255) - zeros) * scales
+
+
+def round_tokens(values: Tensor) -> Tensor:
+    """Inputs of a decoder's linear layer, float [..., features], rounded to 127 steps either side of 0, up to each token's largest."""
+    largest = values.abs().amax(-1, keepdim=True).clamp(min=1e-30)
+    return torch.round(values / largest * 127) / 127 * largest
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -70,11 +94,31 @@ class _RoundedWeight(nn.Module):
         return _StraightThrough.apply(weight, round_weight) if self.active else weight  # type: ignore[no-untyped-call]
 
 
+def _round_inputs(_: nn.Module, inputs: tuple[Tensor, ...], *, rounded: Rounding) -> tuple[Tensor]:
+    return (_StraightThrough.apply(inputs[0], rounded),)  # type: ignore[no-untyped-call]
+
+
+def _through_rounded_table(head: nn.Linear, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
+    weight = _StraightThrough.apply(head.weight, round_weight)  # type: ignore[no-untyped-call]
+    return nn.functional.linear(inputs[0], weight, head.bias)
+
+
 @contextmanager
-def _rounded(linear: nn.Linear) -> Iterator[None]:
+def _rounded_head(head: nn.Linear) -> Iterator[None]:
+    """The head multiplies by a rounded copy of its weight, which may be the embeddings' table and so has no parametrization."""
+    hooks = head.register_forward_pre_hook(partial(_round_inputs, rounded=round_tokens)), head.register_forward_hook(_through_rounded_table)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _rounded(linear: nn.Linear, inputs_rounded: Rounding) -> Iterator[None]:
     rounded, alone = _RoundedWeight(), not parametrize.is_parametrized(linear, "weight")
     parametrize.register_parametrization(linear, "weight", rounded, unsafe=True)
-    hook = linear.register_forward_pre_hook(lambda _, inputs: (_StraightThrough.apply(inputs[0], round_rows),))  # type: ignore[no-untyped-call]
+    hook = linear.register_forward_pre_hook(partial(_round_inputs, rounded=inputs_rounded))
     try:
         yield
     finally:

@@ -105,7 +105,7 @@ class TargetReport(ModelReport):
     @property
     def sequence_length(self) -> int | None:
         """The length that it is for; none where it names none."""
-        return self.target.sequence_length if isinstance(self.target, SpeedupTarget | MacsTarget) else None
+        return length_of(self.target)
 
     @property
     def served(self) -> VariantReport:
@@ -179,6 +179,16 @@ class RunReport(_Part):
     def _lost(self, target: TargetReport) -> float:
         metric = self.headline.among(target.served.metrics)
         return -metric.difference.value if metric and metric.difference else math.inf
+
+
+def length_of(target: Target | None) -> int | None:
+    """Tokens in the row, or in the source, that a target is for; None where it names none."""
+    match target:
+        case SpeedupTarget() | MacsTarget():
+            return target.sequence_length
+        case GenerationTarget():
+            return target.source_length
+    return None
 
 
 class Story(NamedTuple):
@@ -295,7 +305,7 @@ def explanation(report: RunReport) -> str:
     best = report.best
     if best is None:
         return f"This run stopped at the dense model; it has {millions(report.dense.parameters.total)} parameters."
-    sentences = [f"{best.served.artifact} was asked for {best.asked} and keeps {100 * best.density:.0f} % of the encoder's weights."]
+    sentences = [f"{best.served.artifact} was asked for {best.asked} and keeps {100 * best.density:.0f} % of the layers' weights."]
     if total := best.measured("total"):
         sentences.append(
             f"Total speed-up, over dense fp32 at {total.sequence_length} tokens: {total.speedup:.2f}x "
@@ -445,8 +455,8 @@ def _speedup_interval(latency: Latency) -> Interval:
 
 
 def metric_name(name: str) -> str:
-    """A metric as people write it: F1, exact match."""
-    return name.replace("_", " ").replace("f1", "F1")
+    """A metric as people write it: F1, exact match, ROUGE-L."""
+    return name.replace("_", " ").replace("f1", "F1").replace("rouge", "ROUGE-")
 
 
 def megabytes(size_bytes: float) -> str:

@@ -1,26 +1,29 @@
 """What a run's artifacts score and how fast they are: evaluated and timed once, written into their manifests, and put on one page."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import AutoModel, PreTrainedModel
 
 from pruning import checkpoint
 from pruning.analysis import summarise
 from pruning.baselines import FIRST, MOST_SIMILAR, first_sentences, most_similar_sentences
-from pruning.config import DataSource, MacsTarget, SpeedupTarget, Target, dump_config
+from pruning.config import DataSource, GenerationTarget, RunConfig, Target, dump_config
 from pruning.data import SummaryExample, source_name
+from pruning.errors import ConfigError
 from pruning.evaluation import Evaluation, evaluate, evaluation_of, rouge
 from pruning.export import update_manifest
-from pruning.report import Headline, ModelReport, RunReport, StageReport, TargetReport, VariantReport, write_report
+from pruning.families.bart import layers_to_copy
+from pruning.report import Headline, ModelReport, RunReport, StageReport, TargetReport, VariantReport, length_of, metric_name, write_report
 from pruning.run import Run, data_identity, model_identity
-from pruning.serving_latency import measure_latency
+from pruning.serving_latency import Decoding, measure_latency, own_decoding
 from pruning.stages import StageRecord
-from service.artifact import Latency, Manifest, Metric, read_manifest
+from service.artifact import Latency, LayerShape, Manifest, Metric, read_manifest
 from service.model import AnyModel, load_model
 from service.runtime.onnx import machine
 
@@ -70,7 +73,7 @@ def report_on(current: Run, dense: Pair, targets: Sequence[FinishedTarget]) -> R
             StageReport(name=record.name, seconds=record.seconds, peak_memory_bytes=record.peak_memory_bytes, reused=record.reused)
             for record in current.stages.records.values()
         ),
-        notes=(*current.config.notes, *baseline_notes(current)),
+        notes=(*current.config.notes, *speed_notes(current), *layer_notes(_dense_manifest(current)), *baseline_notes(current)),
     )
     write_report(report, current.stages.folder / "report")
     return report
@@ -97,9 +100,9 @@ def evaluate_source(current: Run, model: AnyModel, source: DataSource) -> Evalua
     return evaluate(model, current.examples([source]), dataset=source_name(source), split=source.split, positive_label=positive)
 
 
-def baseline_notes(current: Run) -> tuple[str, ...]:
-    """What a summarizer has to beat on each validation set, a line for each baseline; nothing for other tasks."""
-    sources = current.config.data.validation
+def baseline_notes(current: Run, split: Literal["validation", "test"] = "validation") -> tuple[str, ...]:
+    """What a summarizer has to beat on each set of the split, a line for each baseline; nothing for other tasks."""
+    sources = current.config.data.validation if split == "validation" else current.config.data.test
     if current.config.task != "summarization" or not sources:
         return ()
 
@@ -108,7 +111,7 @@ def baseline_notes(current: Run) -> tuple[str, ...]:
         return {"lines": [line for source in sources for line in _baselines(current, source, encoder)]}
 
     inputs = {"data": data_identity(sources), "model": model_identity(current.config.model), "length": current.config.max_length}
-    return tuple(current.stages.get("baselines", inputs, make).details["lines"])
+    return tuple(current.stages.get(f"baselines/{split}", inputs, make).details["lines"])
 
 
 def _baselines(current: Run, source: DataSource, encoder: PreTrainedModel | None) -> list[str]:
@@ -123,20 +126,26 @@ def _baselines(current: Run, source: DataSource, encoder: PreTrainedModel | None
 def _baseline_line(name: str, predictions: Sequence[str], examples: Sequence[SummaryExample], source: DataSource) -> str:
     scores = rouge(predictions, examples)
     found = evaluation_of(predictions, scores, examples, dataset=source_name(source), split=source.split)
-    values = ", ".join(f"{metric.name} {metric.value:.2f} ({metric.low:.2f} to {metric.high:.2f})" for metric in found.metrics)
+    values = ", ".join(f"{metric_name(metric.name)} {metric.value:.2f} ({metric.low:.2f} to {metric.high:.2f})" for metric in found.metrics)
     return f"Baseline on {found.dataset}, {found.split}, {name} of the document: {values}."
 
 
 def time_artifacts(current: Run, artifacts: Sequence[StageRecord]) -> dict[str, tuple[Latency, ...]]:
     """Latency of all artifacts of the run, measured in one interleaved run; by stage name."""
     config = current.config
-    asked = {target.sequence_length for target in config.targets if isinstance(target, SpeedupTarget | MacsTarget)}
+    asked = {each for target in config.targets if (each := length_of(target)) is not None}
     lengths = sorted({*config.evaluate.sequence_lengths, *asked})
+    decoding = decoding_of(current)
 
     def make(folder: Path) -> Mapping[str, Any]:
         folders = {_short(record.name): current.stages.path(record.name) for record in artifacts}
         found = measure_latency(
-            folders, sequence_lengths=lengths, callers=config.evaluate.callers, seconds=config.evaluate.seconds, progress=True
+            folders,
+            sequence_lengths=lengths,
+            callers=config.evaluate.callers,
+            seconds=config.evaluate.seconds,
+            decoding=decoding,
+            progress=True,
         )
         return {name: [latency.model_dump(mode="json") for latency in latencies] for name, latencies in found.items()}
 
@@ -144,9 +153,55 @@ def time_artifacts(current: Run, artifacts: Sequence[StageRecord]) -> dict[str, 
         "artifacts": [record.key for record in artifacts],
         "evaluate": config.evaluate.model_dump(),
         "machine": machine().model_dump(),
+        **({} if decoding is None else {"decoding": asdict(decoding)}),
     }
     timed = current.stages.get("latency", inputs, make)
     return {record.name: tuple(Latency.model_validate(each) for each in timed.details[_short(record.name)]) for record in artifacts}
+
+
+def decoding_of(current: Run) -> Decoding | None:
+    """What is generated while the run's latencies are measured: what its targets say, else what the dense model does; None for encoders."""
+    manifest = _dense_manifest(current)
+    if manifest.generation is None:
+        return None
+    return asked_decoding(current.config) or own_decoding(manifest)
+
+
+def asked_decoding(config: RunConfig) -> Decoding | None:
+    """What the recipe's targets expect to be generated; None where they do not say.
+
+    Raises:
+        ConfigError: they differ; a run measures what it has made under one condition.
+    """
+    targets = [target for target in config.targets if isinstance(target, GenerationTarget)]
+    found = {Decoding(target.target_length, target.beams, target.requests) for target in targets}
+    if len(found) > 1:
+        raise ConfigError("targets of one run differ in `target_length`, `beams` or `requests`; give all the same, or make two runs")
+    return next(iter(found), None)
+
+
+def speed_notes(current: Run) -> tuple[str, ...]:
+    """What was timed, of a model that generates."""
+    decoding = decoding_of(current)
+    if decoding is None:
+        return ()
+    several = "" if decoding.requests == 1 else f", {decoding.requests} requests together"
+    beams = "greedily" if decoding.beams == 1 else f"with {decoding.beams} beams"
+    return (
+        f"Latencies are of generation through the engine that serves, from the source, whose tokens are stated, to the last of "
+        f"{decoding.target_length} tokens {beams}{several}.",
+    )
+
+
+def layer_notes(dense: Manifest) -> tuple[str, ...]:
+    """Which of the report's layers are where, of a model with a decoder."""
+    if dense.generation is None:
+        return ()
+    encoder, decoder = len(dense.layers), len(dense.generation.decoder_layers)
+    return (
+        f"Layers 1 to {encoder} are the encoder's. Behind them are two for each of the {decoder} of the decoder: its self-attention, and "
+        "its cross-attention with its feed-forward.",
+    )
 
 
 def size_bytes(manifest: Manifest) -> int:
@@ -176,9 +231,35 @@ def _model(current: Run, artifacts: Pair) -> dict[str, Any]:
         "parameters": first.parameters,
         "macs": first.macs,
         "density": first.density,
-        "layers": first.layers,
+        "layers": layers_beside(first, _dense_manifest(current)),
         "variants": tuple(_variant(current, artifact, manifest) for artifact, manifest in zip(artifacts, manifests, strict=True)),
     }
+
+
+def _dense_manifest(current: Run) -> Manifest:
+    return read_manifest(current.stages.path("artifacts/dense/dense"))
+
+
+def layers_of(manifest: Manifest) -> tuple[LayerShape, ...]:
+    """What an artifact has left of each layer, as its family lists them: behind the encoder's two for each layer of a decoder."""
+    decoder = () if manifest.generation is None else manifest.generation.decoder_layers
+    shapes = (
+        (LayerShape(heads=each.heads, intermediate=0), LayerShape(heads=each.cross_heads, intermediate=each.intermediate))
+        for each in decoder
+    )
+    return (*manifest.layers, *chain.from_iterable(shapes))
+
+
+def layers_beside(manifest: Manifest, dense: Manifest) -> tuple[LayerShape, ...]:
+    """The same, as many as the dense model has: a layer that went whole is one of zeros."""
+    encoder, whole_encoder = len(manifest.layers), len(dense.layers)
+    found, whole = layers_of(manifest), layers_of(dense)
+    decoder, whole_decoder = (len(found) - encoder) // 2, (len(whole) - whole_encoder) // 2
+    kept = [*layers_to_copy(whole_encoder, encoder)]
+    if whole_decoder:
+        kept += [whole_encoder + 2 * layer + part for layer in layers_to_copy(whole_decoder, decoder) for part in (0, 1)]
+    places = dict(zip(kept, found, strict=True))
+    return tuple(places.get(place, LayerShape(heads=0, intermediate=0)) for place in range(len(whole)))
 
 
 def _variant(current: Run, artifact: StageRecord, manifest: Manifest) -> VariantReport:

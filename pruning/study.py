@@ -10,7 +10,8 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,26 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tqdm import tqdm
+from transformers import AutoModel, PreTrainedModel
 
 from pruning import checkpoint
 from pruning.bench import StructuralBench
-from pruning.config import RECIPES, RunConfig, SpeedupTarget, apply_override, chosen, parse_config
+from pruning.config import RECIPES, GenerationTarget, RunConfig, SpeedupTarget, apply_override, chosen, parse_config
 from pruning.errors import ConfigError, DataError
+from pruning.generation_bench import GenerationBench
 from pruning.latency import Condition
 from pruning.metrics import Interval, Scores, difference_interval, interval
-from pruning.pipeline import compact_stage, export_stage, pruned_models, recover, train_dense
-from pruning.results import HEADLINES, score
+from pruning.pipeline import compact_stage, export_stage, pruned_models, recover, reduce_vocabulary, train_dense
+from pruning.results import HEADLINES, layers_of, score
 from pruning.run import Run
+from pruning.shrinking import shrunk
 from pruning.stages import Stages
 from pruning.storage import write_text_atomic
+from pruning.targets import condition_of
 from pruning.tasks import task_named
-from service.artifact import LayerShape, Precision, read_manifest
+from pruning.timing import Ratio
+from pruning.warm_start import encoder_decoder
+from service.artifact import GENERATING_TASKS, LayerShape, Precision, read_manifest
 from service.runtime.onnx import machine
 
 logger = logging.getLogger(__name__)
@@ -75,7 +82,8 @@ class Measured(_Part):
     low: float
     high: float
     precision: Precision
-    tokens: int
+    tokens: int = Field(description="In the row, or in the source.")
+    target_length: int = Field(default=0, description="Tokens that were generated; 0 by an encoder alone.")
 
 
 class Entry(_Part):
@@ -235,17 +243,21 @@ def _entry(run: StudyRun, current: Run, settings: str) -> Entry:
     dense = train_dense(current)
     exported = reference = export_stage(current, DENSE, dense, parent=None)
     trainings = list(dense.details["training"])
-    details: dict[str, Any] = {"density": 1.0, "left": 1.0, "predicted": None}
+    details: dict[str, Any] = {"predicted": None}
     pruned = next(pruned_models(current, dense, label=pruning), None)  # runs that differ in what comes afterwards share it
     if pruned is not None:
-        details, trainings = pruned.masked.details, [pruned.masked.details["training"]]
+        details = pruned.masked.details
+        trainings = [details["training"]] if "training" in details else []
         small = compact_stage(current, pruned.label, pruned.masked)
+        if current.config.vocabulary is not None:
+            small = reduce_vocabulary(current, pruned.label, small, keep=current.config.vocabulary.keep)
         if current.config.recover is not None:
             small = recover(current, label, small, dense)
             trainings.append(small.details["training"])
         exported = export_stage(current, label, small, parent=reference)
+    manifest = read_manifest(current.stages.path(exported.name))
     evaluation = next(iter(score(current, exported).values()))
-    metric = HEADLINES[current.config.task]
+    metric, predicted = HEADLINES[current.config.task], details["predicted"]
     return Entry(
         name=run.name,
         claims=run.claims,
@@ -253,10 +265,10 @@ def _entry(run: StudyRun, current: Run, settings: str) -> Entry:
         dataset=f"{evaluation.dataset} {evaluation.split}",
         metric=metric,
         scores=_packed(evaluation.scores[metric]),
-        density=details["density"],
-        left=details["left"],
-        speedup=details["predicted"],
-        layers=read_manifest(current.stages.path(exported.name)).layers,
+        density=details.get("density", manifest.density),
+        left=details.get("left", 1 / predicted if predicted else manifest.density),
+        speedup=predicted,
+        layers=layers_of(manifest),
         steps=sum(training["steps"] for training in trainings),
         seconds=sum(training["seconds"] for training in trainings),
         peak_memory_bytes=max((training["peak_memory_bytes"] for training in trainings), default=0),
@@ -270,18 +282,57 @@ def _pruning(config: RunConfig) -> list[BaseModel]:
 
 def measure(ledger: Ledger, study: Study) -> Ledger:
     """The structural speed-up of every run's shapes, end to end, where the ledger does not have it yet: for a quiet machine."""
+    time = _generation_times(study) if study.config_of(study.runs[0]).task in GENERATING_TASKS else _row_times(study)
+    for entry in tqdm(ledger.entries, desc="speed", unit="run"):
+        if entry.measured is None:
+            ledger = ledger.having(entry.model_copy(update={"measured": time(entry)}))
+    return ledger
+
+
+def _row_times(study: Study) -> Callable[[Entry], Measured]:
+    """Measures a row of tokens, as the study's first target of that kind says."""
     first = study.config_of(study.runs[0])
     targets = [target for run in study.runs for target in study.config_of(run).targets if isinstance(target, SpeedupTarget)]
     target = next(iter(targets), SpeedupTarget(speedup=2.0, sequence_length=first.evaluate.sequence_lengths[0]))
     condition = Condition(precision=target.precision, sequence_length=target.sequence_length, runtime=target.runtime)
-    model = checkpoint.load(first.model, auto_class=task_named(first.task).auto_class, new_head=True)
-    bench = StructuralBench(model, first.task, condition)
-    for entry in tqdm(ledger.entries, desc="speed", unit="run"):
-        if entry.measured is None:
-            ratio = bench.speedup(entry.layers)
-            found = Measured(value=ratio.value, low=ratio.low, high=ratio.high, precision=target.precision, tokens=target.sequence_length)
-            ledger = ledger.having(entry.model_copy(update={"measured": found}))
-    return ledger
+    bench = StructuralBench(_pretrained(first), first.task, condition)
+    return lambda entry: _measured(bench.speedup(entry.layers), target.precision, target.sequence_length)
+
+
+def _generation_times(study: Study) -> Callable[[Entry], Measured]:
+    """The same of generation; each run's model has the layers and the tokens to choose from that its recipe says."""
+    configs = {run.name: study.config_of(run) for run in study.runs}
+    first = next(iter(configs.values()))
+    targets = [target for config in configs.values() for target in config.targets if isinstance(target, GenerationTarget)]
+    default = GenerationTarget(speedup=2.0, source_length=first.evaluate.sequence_lengths[0], target_length=first.target_length)
+    target = next(iter(targets), default)
+    condition, model = condition_of(target), _pretrained(first)
+
+    @cache
+    def bench(encoder_layers: int | None, decoder_layers: int | None, outputs: int | None) -> GenerationBench:
+        return GenerationBench(shrunk(model, encoder_layers=encoder_layers, decoder_layers=decoder_layers), condition, outputs=outputs)
+
+    def time(entry: Entry) -> Measured:
+        config = configs.get(entry.name, first)
+        is_pruned = bool(_pruning(config))
+        shrink = config.shrink if is_pruned else None
+        layers = (None, None) if shrink is None else (shrink.encoder_layers, shrink.decoder_layers)
+        outputs = config.vocabulary.keep if config.vocabulary is not None and is_pruned else None
+        return _measured(bench(*layers, outputs).speedup(entry.layers), target.precision, target.source_length, target.target_length)
+
+    return time
+
+
+def _measured(ratio: Ratio, precision: Precision, tokens: int, target_length: int = 0) -> Measured:
+    return Measured(value=ratio.value, low=ratio.low, high=ratio.high, precision=precision, tokens=tokens, target_length=target_length)
+
+
+def _pretrained(config: RunConfig) -> PreTrainedModel:
+    """The model that a recipe starts from, whose weights are not looked at."""
+    if config.warm_start is None:
+        return checkpoint.load(config.model, auto_class=task_named(config.task).auto_class, new_head=True)
+    encoder, tokenizer = checkpoint.load(config.model, auto_class=AutoModel), checkpoint.load_tokenizer(config.model)
+    return encoder_decoder(encoder, tokenizer, decoder_layers=config.warm_start.decoder_layers)
 
 
 def _packed(scores: Scores) -> str:

@@ -14,6 +14,7 @@ import pruning.cli
 import service.cli
 from pruning.config import RECIPES, RunConfig, load_recipe
 from service.artifact import Manifest
+from service.routes import ENDPOINTS
 from service.settings import Settings
 from tests.fields import SERVICE_README, models_in, with_settings, with_tables
 
@@ -49,6 +50,12 @@ def makefile_names() -> tuple[set[str], set[str]]:
     return set(re.findall(r"^([a-z-]+):", text, re.MULTILINE)), set(re.findall(r"^([A-Z_]+) \?=", text, re.MULTILINE))
 
 
+def headings(document: Path) -> set[str]:
+    """What links to the document's headings say behind the #."""
+    found = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 _-]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
 def check_make(words: list[str]) -> None:
     """The targets exist, and the variables are ones that the Makefile reads."""
     targets, variables = makefile_names()
@@ -71,6 +78,15 @@ def check_program(program: click.Group, words: list[str]) -> None:
                 load_recipe(inner.params["recipe"], inner.params.get("overrides", ()))
 
 
+def check_curl(address: str, *options: str) -> None:
+    """The address is a route of the service, and the body one that it takes."""
+    bodies = {f"localhost:8000{endpoint.path}": endpoint.body for endpoint in ENDPOINTS}
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    assert address in bodies, f"the service has no {address!r}"
+    assert given["-H"] == "Content-Type: application/json"
+    bodies[address].model_validate_json(given["-d"])
+
+
 def make_up(path: Path) -> None:
     """An empty file or folder of that name, for options that want one that exists."""
     if path.suffix in (".csv", ".json", ".jsonl"):
@@ -90,6 +106,8 @@ def check_command(line: str) -> None:
         assert importlib.util.find_spec(words[words.index("-m") + 1]), line
     elif name.endswith("python"):
         assert (ROOT / words[0]).is_file(), line
+    elif name == "curl":
+        check_curl(*words)
     else:
         assert name in ("git", "cd", "source", "docker"), f"a command that no test checks: {line}"
 
@@ -122,7 +140,9 @@ def test_every_option_is_described(program: click.Group):
     assert [(name, option.name) for name, option in options if not option.help] == []
 
 
-@pytest.mark.parametrize("line", ["make demoo", "make demo INDEX=x", "secateur-prune run sst2 --out x", "secateur-prune fly", "curl x"])
+@pytest.mark.parametrize(
+    "line", ["make demoo", "make demo INDEX=x", "secateur-prune run sst2 --out x", "secateur-prune fly", "curl x", "wget x"]
+)
 def test_a_wrong_command_is_noticed(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The check that the tests above rely on refuses a target, a variable, an option or a command that does not exist."""
     monkeypatch.chdir(tmp_path)
@@ -132,10 +152,11 @@ def test_a_wrong_command_is_noticed(line: str, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path):
-    """Every relative link of the document is to a file or folder that exists."""
-    links = re.findall(r"\]\(([^)#\s]+)\)", document.read_text(encoding="utf-8"))
-    lost = [link for link in links if "://" not in link and not (document.parent / link).exists()]
-    assert lost == []
+    """Every relative link of the document is to a file, a folder or a heading that exists."""
+    links = [link.partition("#") for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")) if "://" not in link]
+    targets = [(document.parent / path if path else document, heading) for path, _, heading in links]
+    assert [str(path) for path, _ in targets if not path.exists()] == []
+    assert [heading for path, heading in targets if heading and heading not in headings(path)] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -175,7 +196,7 @@ def test_every_recipe_is_listed():
 @pytest.mark.parametrize("variable", sorted(VARIABLES))
 def test_every_setting_is_in_the_readme(variable: str):
     """A README names every environment variable that is read."""
-    assert any(f"`{variable}`" in document.read_text(encoding="utf-8") for document in (ROOT / "README.md", SERVICE_README))
+    assert any(f"`{variable}`" in document.read_text(encoding="utf-8") for document in (RECIPES / "README.md", SERVICE_README))
 
 
 def test_every_variable_that_is_read_is_a_setting():

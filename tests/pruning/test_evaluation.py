@@ -6,18 +6,20 @@ import time
 import numpy as np
 import pytest
 
-from pruning.data import AnswerSpan, QuestionExample, TextExample
+from pruning.data import AnswerSpan, QuestionExample, SummaryExample, TextExample
 from pruning.errors import DataError
 from pruning.evaluation import Evaluation, best_null_threshold, evaluate, paired_difference
-from service.artifact import Counts, Golden, LayerShape, Macs, Manifest
+from service.artifact import Counts, GenerationInfo, Golden, LayerShape, Macs, Manifest
 from service.errors import RequestError
 from service.tasks.classify import ClassifyResponse, LabelScore
 from service.tasks.qa import Answer, QuestionResponse
+from service.tasks.summarize import SummarizeResponse
 
 LABELS = ("negative", "positive")
+GENERATION = GenerationInfo(start=0, end=(1,), padding=0, source_length=64, target_length=8, decoder_layers=())
 
 
-def _manifest(task, labels=()):
+def _manifest(task, labels=(), generation=None):
     return Manifest(
         schema_version="1.0",
         name="tiny",
@@ -27,6 +29,7 @@ def _manifest(task, labels=()):
         precision="fp32",
         opset=17,
         labels=labels,
+        generation=generation,
         max_length=64,
         stride=16,
         layers=(LayerShape(heads=2, intermediate=8),),
@@ -57,6 +60,24 @@ class FakeClassifier:
             raise RequestError("text is empty; send some text")
         time.sleep(random.random() / 500)
         return [ClassifyResponse(labels=[LabelScore(label=request.text.split()[0], score=1.0)]) for request in requests]
+
+
+class FakeSummarizer:
+    """Writes a document's first word; knows how many were asked for at once."""
+
+    def __init__(self):
+        """Start having answered nothing."""
+        self.manifest = _manifest("summarization", generation=GENERATION)
+        self.together = []
+
+    def predict(self, requests):
+        """One response for each request, or an error if one of them cannot be answered."""
+        self.together.append(len(requests))
+        if not all(request.text.strip() for request in requests):
+            raise RequestError("text is empty; send some text")
+        return [
+            SummarizeResponse(summary=request.text.split()[0], finish_reason="eos", generated_tokens=1, windows=1) for request in requests
+        ]
 
 
 class FakeReader:
@@ -250,3 +271,20 @@ def test_null_threshold_needs_a_question_without_an_answer():
     """Where every question has an answer there is nothing to choose."""
     with pytest.raises(DataError, match="no question without an answer"):
         best_null_threshold(FakeReader(), [_question("Rome", "Rome")], progress=False)
+
+
+def test_summaries_are_decoded_together_and_stay_in_order():
+    """Every document gets its own summary, whoever it was decoded with."""
+    documents = [SummaryExample(str(number), f"word{number} is here", (f"word{number}",)) for number in range(40)]
+    model = FakeSummarizer()
+    found = evaluate(model, documents, dataset="d", split="s", threads=2, progress=False)
+    assert found.predictions == tuple(f"word{number}" for number in range(40))
+    assert sorted(model.together) == [8, 16, 16]
+    assert {metric.name: metric.value for metric in found.metrics}["rouge1"] == 100
+
+
+def test_a_document_that_cannot_be_summarized_is_named():
+    """One line says which, though it was asked with others."""
+    documents = [SummaryExample(str(number), " " if number == 5 else "some text", ("text",)) for number in range(9)]
+    with pytest.raises(DataError, match="example '5' cannot be answered"):
+        evaluate(FakeSummarizer(), documents, dataset="d", split="s", threads=1, progress=False)
