@@ -344,12 +344,12 @@ def _declare_inputs(proto: onnx.ModelProto, inputs: Shapes) -> None:
 
 def _transpose_weights(proto: onnx.ModelProto) -> None:
     """Store the weights of linear layers as the graph multiplies by them, [inputs, outputs], under the names that they have in torch."""
-    weights = onnx_graph.initializers(proto)
-    for node in [n for n in proto.graph.node if n.op_type == "Transpose" and n.input[0] in weights]:
-        tensor = weights[node.input[0]]
-        values = numpy_helper.to_array(tensor).T
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
-        onnx_graph.replace_input(proto, node.output[0], tensor.name)
+    weights, nodes = onnx_graph.initializers(proto), [node for node in proto.graph.node if node.op_type == "Transpose"]
+    transposed = {node.input[0]: weights[node.input[0]] for node in nodes if node.input[0] in weights}
+    for name, tensor in transposed.items():  # once each: the exporter lets equal weights be one tensor
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numpy_helper.to_array(tensor).T), name))
+    for node in [node for node in nodes if node.input[0] in transposed]:
+        onnx_graph.replace_input(proto, node.output[0], node.input[0])
         proto.graph.node.remove(node)
 
 

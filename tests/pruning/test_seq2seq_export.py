@@ -96,6 +96,14 @@ def test_embeddings_scale():
     assert check_parity(to_onnx(model), model, random_batches(model, source=5, target=4)) < 1e-4
 
 
+def test_equal_weights_are_exported_as_well():
+    """A decoder whose cross-attention begins as a copy of its self-attention, whose weights the exporter makes one tensor."""
+    model = tiny_bart()
+    for layer in model.model.decoder.layers:
+        layer.encoder_attn.load_state_dict(layer.self_attn.state_dict())
+    assert check_parity(to_onnx(model), model, random_batches(model, source=5, target=4)) < 1e-4
+
+
 def test_parity_refuses_another_model():
     """Graphs that are not the model's are refused."""
     model, graphs = example()
