@@ -6,11 +6,9 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, RootModel, Tag
 
 from service.routes.base import Answered, Endpoint, Item
-from service.routes.wire import MOST_ITEMS, NOT_BLANK, Body, Failed, ModelName, Timings, Usage, Wire, timings, within
+from service.routes.wire import MOST_ITEMS, Body, Failed, Filled, ModelName, Timings, Usage, Wire, timings, within
 from service.settings import Settings
 from service.tasks.classify import ClassifyRequest, ClassifyResponse, Function, LabelScore, LongText
-
-Filled = Annotated[str, Field(json_schema_extra=NOT_BLANK)]
 
 
 class Pair(Wire):

@@ -9,9 +9,9 @@ from service.errors import RequestError
 from service.routes.base import Answered, Endpoint, Item
 from service.routes.wire import (
     MOST_ITEMS,
-    NOT_BLANK,
     Body,
     Failed,
+    Filled,
     ModelName,
     Timings,
     Usage,
@@ -27,7 +27,6 @@ from service.tasks.qa import Answer, QuestionRequest, QuestionResponse
 PARAMETERS = {"stride": "#/parameters/doc_stride", "max_length": "#/parameters/max_seq_len", "top_k": "#/parameters/top_k"}
 
 OffsetUnit = Literal["codepoint", "utf16"]
-Filled = Annotated[str, Field(json_schema_extra=NOT_BLANK)]
 
 
 class QuestionInput(Wire):

@@ -14,9 +14,9 @@ from service.routes.base import Answered, Endpoint, Exchange, Item
 from service.routes.streaming import EVENTS, Stream, streamed
 from service.routes.wire import (
     MOST_ITEMS,
-    NOT_BLANK,
     Body,
     Failed,
+    Filled,
     ModelName,
     Timings,
     Usage,
@@ -38,7 +38,6 @@ POINTERS = {
 SEEDS = 2**32
 
 Truncation = Literal["only_first", "longest_first", "do_not_truncate"]
-Filled = Annotated[str, Field(json_schema_extra=NOT_BLANK)]
 
 
 def _optional(name: str) -> Any:  # noqa: ANN401 - a field's type and default, as create_model takes them
