@@ -4,15 +4,9 @@ An encoder's rows run one per call, so ONNX Runtime's own scheme fits: one range
 operators. A decoder's rows belong to different requests, so each has a scale of its own (`quantize_rows`): integers and scale of a row
 depend on that row alone, and what a request is told does not depend on who is decoded with it.
 
-Of the ways to quantize a decoder this is the one that is quick both alone and together. Over fp32, single layers of 768 to 768 and of
-768 to 3072 at 1 row, and at 16 rows these and one of 768 to 50,272 (a head), ONNX Runtime 1.31, one thread of a busy AMD EPYC with AVX2
-and without VNNI, calls interleaved, random weights:
-
-- a scale per row: 1.6 and 2.2 times at 1; 1.8, 1.8 and 2.2 at 16. All of BART-base's decoder: 2.6 at 1, 1.9 at 16, 1.6 at 64 rows.
-- fixed ranges from a calibration (QDQ): 1.8 and 2.8; 1.9, 2.1 and 3.0. Quicker, but it takes real documents to make, and one range has
-  to do for all tokens: values beyond it are clipped.
-- weights alone, in blocks of 32 to 256 (MatMulNBits, 8 bits, accuracy level 4): 1.4 to 1.7 and 2.1 to 2.6; but 0.8 to 1.0, 0.8 to 0.9
-  and 1.0 to 1.1 at 16, and 0.6 to 0.8 at 64: batches of requests would lose what the integers gain.
+Two other ways were tried for a decoder. Fixed ranges from a calibration (QDQ) take real documents to make, and one range has to do for
+all tokens: values beyond it are clipped. Weights alone, in blocks (MatMulNBits), are quick for one row, but lose to integers as soon as
+requests are decoded together.
 """
 
 import copy
