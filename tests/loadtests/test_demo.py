@@ -1,6 +1,7 @@
 """What `make demo` leaves behind: one service that goes on, known by its folder, and the paths of everything."""
 
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 from loadtests.client import Client
 from loadtests.command_line import BAD_INPUT, BROKEN_PROMISE, VOID
-from loadtests.demo import NOTE, Running, main, process_of, read_note, stop_service, summary
+from loadtests.demo import NOTE, Running, is_free, main, process_of, read_note, stop_service, summary
 from loadtests.errors import ServiceError
 from loadtests.servers import HOST, free_port
 from loadtests.texts import TASKS
@@ -34,6 +35,11 @@ def folder(tmp_path):
     stop_service(tmp_path)
 
 
+def quiet_port() -> int:
+    """Free, and below the ports that the system lends to outgoing connections, so that it is still free after a restart."""
+    return next(port for port in iter(lambda: random.randrange(20_000, 32_000), None) if is_free(port))
+
+
 def start(folder: Path, port: int) -> Running:
     """As the demo does it: by a process that then ends."""
     subprocess.run([sys.executable, "-c", START, str(folder), str(port)], check=True)
@@ -44,7 +50,7 @@ def start(folder: Path, port: int) -> Running:
 
 def test_the_service_outlives_the_demo_and_another_demo_replaces_it(folder):
     """One runs at a time, on the same port; stopped twice, it is stopped."""
-    first = start(folder, free_port())
+    first = start(folder, quiet_port())
     port = int(first.url.rpartition(":")[2])
     second = start(folder, port)
     assert second.url == first.url
