@@ -300,7 +300,7 @@ def prune_to(current: Run, target: Target, dense: StageRecord, importance: Stage
     inputs = {
         "dense": dense.key,
         "importance": importance.key,
-        "target": target.model_dump(),
+        "target": chosen(target),
         "search_trials": settings.search_trials,
         "reconstruct": settings.reconstruct,
         "seed": config.seed,
@@ -364,7 +364,7 @@ def _fine_prune_stage(
         "model": model_identity(config.model) if pretrained else None,
         "guide": guide.key if guide else None,
         "fine_prune": {name: value for name, value in chosen(settings).items() if name != "targets"},
-        "target": target.model_dump() if target else None,
+        "target": chosen(target) if target else None,
         "length": (config.max_length, config.stride),
         "data": data_identity(current.last_training),
         "seed": config.seed,
@@ -555,7 +555,7 @@ def quantize_stage(current: Run, label: str, exported: StageRecord) -> StageReco
 
     inputs = {
         "exported": exported.key,
-        "quantize": config.quantize.model_dump(),
+        "quantize": chosen(config.quantize),
         "validation": data_identity(config.data.validation),
     }
     return current.stages.get(f"{exported.name}-int8", inputs, quantize)

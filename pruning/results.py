@@ -13,7 +13,7 @@ from transformers import AutoModel, PreTrainedModel
 from pruning import checkpoint
 from pruning.analysis import summarise
 from pruning.baselines import FIRST, MOST_SIMILAR, first_sentences, most_similar_sentences
-from pruning.config import DataSource, GenerationTarget, RunConfig, Target, dump_config
+from pruning.config import DataSource, GenerationTarget, RunConfig, Target, chosen, dump_config
 from pruning.data import SummaryExample, source_name
 from pruning.errors import ConfigError
 from pruning.evaluation import Evaluation, evaluate, evaluation_of, rouge
@@ -151,7 +151,7 @@ def time_artifacts(current: Run, artifacts: Sequence[StageRecord]) -> dict[str, 
 
     inputs = {
         "artifacts": [record.key for record in artifacts],
-        "evaluate": config.evaluate.model_dump(),
+        "evaluate": chosen(config.evaluate),
         "machine": machine().model_dump(),
         **({} if decoding is None else {"decoding": asdict(decoding)}),
     }

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning import checkpoint
-from pruning.config import DataSource, RunConfig
+from pruning.config import DataSource, RunConfig, chosen
 from pruning.data import Example, find_file, load_examples, without_documents
 from pruning.stages import Stages
 from pruning.tasks import task_named
@@ -70,7 +70,7 @@ class Run:
 
 def data_identity(sources: Sequence[DataSource]) -> list[object]:
     """What stages depend on of their data: the settings, and of local files what tells that they changed."""
-    return [(source.model_dump(), _file_identity(find_file(source.path)) if source.path else None) for source in sources]
+    return [(chosen(source), _file_identity(find_file(source.path)) if source.path else None) for source in sources]
 
 
 def model_identity(model: str) -> object:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pruning.config import DataSource
+from pruning.run import data_identity
 from pruning.stages import Stages
 
 
@@ -80,3 +82,16 @@ def test_work_in_progress_goes_with_its_inputs(tmp_path):
     stages.work("a", {"x": 1}).mkdir(parents=True)
     stages.get("a", {"x": 1}, _writes("first"))
     assert not stages.work("a", {"x": 1}).exists()
+
+
+def test_a_version_with_one_more_setting_makes_nothing_again(tmp_path):
+    """What a setting is by default does not stand in the key."""
+
+    class Later(DataSource):
+        added: int = 3
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"sentence": "fine", "label": 1}\n')
+    given = {"path": str(rows), "licence": "none", "limit": 5}
+    assert data_identity([Later(**given)]) == data_identity([DataSource(**given)])
+    assert data_identity([Later(**given, added=4)]) != data_identity([DataSource(**given)])
