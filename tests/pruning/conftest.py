@@ -1,5 +1,6 @@
 """Fixtures of the pruning tests: tiny random models made from a config, and a tokenizer to go with them."""
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,12 @@ from transformers import BertTokenizerFast, Trainer
 from transformers.utils import hub
 
 from tests.pruning import helpers
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what is imported: a training collects garbage as it begins, and would look through all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
