@@ -7,7 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pruning.copying import sentences
+from pruning.sentence_splitting import sentences
 
 FIRST, MOST_SIMILAR = "first sentence", "most similar sentence"
 

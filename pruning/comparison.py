@@ -100,19 +100,15 @@ def compare_on(
         against=None if other is None else _name(other.manifest),
         ratios=ratios,
         callers=callers,
-        decoding=_decoding(other.manifest) if other is not None and lengths else None,
+        decoding=own_decoding(other.manifest) if other is not None and lengths else None,
     )
 
 
 def compare_latency(artifact: Path, against: Path, *, length: int, callers: int, seconds: float = SECONDS) -> Ratio:
     """How many times faster `artifact` answers one row of that length than `against`; both generate as `against` does by default."""
-    decoding = _decoding(read_manifest(against))
+    decoding = own_decoding(read_manifest(against))
     calls = {str(folder): open_calls(folder, decoding)(length) for folder in (artifact, against)}
     return interleaved(calls, seconds=seconds, callers=callers, description=f"{length} tokens").ratio(str(artifact), str(against))
-
-
-def _decoding(manifest: Manifest) -> Decoding | None:
-    return None if manifest.generation is None else own_decoding(manifest)
 
 
 def _evaluate(model: AnyModel, source: DataSource, positive_label: int | None) -> Evaluation:

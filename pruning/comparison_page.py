@@ -55,7 +55,7 @@ def _against_density(comparison: Comparison) -> Iterator[Picture]:
         _curve(run, number, [(_exactly(100 * target.weights_left), target.score) for target in run.targets])
         for number, run in enumerate(comparison.runs)
     ]
-    svg = _drawn(comparison, curves, along="encoder weights left", unit="%", name="density")
+    svg = _drawn(comparison, curves, along="weights of the layers left", unit="%", name="density")
     if svg:
         caption = "Weights that were not pruned, over the dense model's; embeddings do not count. Bars: 95 % intervals."
         yield Picture(f"{comparison.metric} against weights left", caption, svg)

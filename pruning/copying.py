@@ -7,20 +7,15 @@ here it stays in, which teaches a decoder to read through its cross-attention wh
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import Literal
 
-from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 from rouge_score.tokenize import tokenize
+
+from pruning.sentence_splitting import sentences
 
 CopyKind = Literal["best_sentence", "first_sentence"]
 FEWEST_WORDS, MOST_WORDS = 6, 45
 LONGEST_PASSAGE = 8
-ABBREVIATIONS = (
-    *("mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "gen", "col", "sen", "rep", "gov", "lt", "sgt", "capt", "rev"),
-    *("vs", "etc", "al", "fig", "eq", "no", "vol", "inc", "corp", "co", "ltd", "e.g", "i.e", "u.s", "u.k", "u.n", "a.m", "p.m", "d.c"),
-    *("jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec"),
-)
 
 
 def copies(document: str, *, kind: CopyKind, passages: int, seed: int) -> Iterator[tuple[str, str]]:
@@ -44,18 +39,6 @@ def chosen_sentence(found: Sequence[str], *, kind: CopyKind) -> str | None:
     """Of a text's sentences the first, or the one with the best ROUGE-1 F1 against all others; None if none is of a summary's length."""
     target = _chosen([Counter(tokenize(sentence, None)) for sentence in found], kind=kind)
     return None if target is None else found[target]
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences of an English text, by Punkt (Kiss & Strunk, 2006) with a list of abbreviations; spaces around them are gone."""
-    return [" ".join(sentence.split()) for sentence in _splitter().tokenize(text) if sentence.strip()]
-
-
-@cache
-def _splitter() -> PunktSentenceTokenizer:
-    parameters = PunktParameters()
-    parameters.abbrev_types = set(ABBREVIATIONS)
-    return PunktSentenceTokenizer(parameters)
 
 
 def _chosen(bags: Sequence[Counter[str]], *, kind: CopyKind) -> int | None:

@@ -164,7 +164,7 @@ def evaluation_of(
 
 
 def rouge(predictions: Sequence[str], examples: Sequence[SummaryExample]) -> dict[str, Scores]:
-    """ROUGE-1, -2 and -L of a summary of each document, against the best of its references."""
+    """ROUGE-1, -2, -L and -Lsum of a summary of each document, against the best of its references."""
     found = [rouge_scores(prediction, example.summaries) for prediction, example in zip(predictions, examples, strict=True)]
     return {name: mean_of([each[name] for each in found]) for name in found[0]}
 

@@ -4,6 +4,7 @@ Movement Pruning: Sanh et al., 2020, arXiv:2005.07683, figures 4 and 6. Block Pr
 Pure functions: the same numbers give the same text. For colours and width see `pruning.plot_style`.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -11,6 +12,7 @@ from itertools import chain
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, PathPatch, Rectangle
 from matplotlib.path import Path
@@ -40,8 +42,8 @@ def density_by_layer(summary: MaskSummary, *, name: str) -> str:
     """Share of the weights left in each layer, a line for each kind of matrix, attention and feed-forward side by side."""
     kinds = [kind for kind in _KINDS if any(each.kind == kind for each in summary.matrices)]
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(2.3)
-        for axes, kind in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds, strict=True):
+        figure, places = _two_in_a_row(len(kinds), 2.3, sharey=True)
+        for axes, kind in zip(places, kinds, strict=True):
             _paint_densities(axes, summary, kind)
         figure.axes[0].set_ylim(bottom=0)
         return svg_of(figure, name, "Weights left in each layer", "; ".join(_densities(summary)))
@@ -65,8 +67,8 @@ def magnitudes_left(histograms: Sequence[MagnitudeHistogram], *, name: str) -> s
         for each in histograms
     )
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(2.2)
-        for axes, histogram in zip(figure.subplots(1, len(histograms), squeeze=False)[0], histograms, strict=True):
+        figure, places = _two_in_a_row(len(histograms), 2.2)
+        for axes, histogram in zip(places, histograms, strict=True):
             _paint_histogram(axes, histogram)
         handles = [Patch(facecolor=FAINT, alpha=_SHADE, label="all"), Patch(facecolor=FIRST, label="left")]
         figure.legend(handles=handles, loc="outside upper right", ncols=2, fontsize=8.5, handlelength=1.0, borderpad=0)
@@ -77,8 +79,8 @@ def scores_and_magnitudes(samples: Sequence[ScoreSample], *, name: str) -> str:
     """The learned score of some groups against the magnitude of their weights, those left and those pruned in two colours."""
     described = "; ".join(f"{_KINDS[each.kind]}: {sum(each.kept)} of {len(each.kept)} groups drawn are left" for each in samples)
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(2.5)
-        for axes, sample in zip(figure.subplots(1, len(samples), squeeze=False)[0], samples, strict=True):
+        figure, places = _two_in_a_row(len(samples), 2.5)
+        for axes, sample in zip(places, samples, strict=True):
             _paint_scores(axes, sample)
         handles = [Line2D([], [], color=color, marker="o", markersize=4, linestyle="", label=label) for label, color in _FATES.items()]
         figure.legend(handles=handles, loc="outside upper right", ncols=2, fontsize=8.5, handletextpad=0.2, borderpad=0)
@@ -108,6 +110,17 @@ def target_control(trace: Sequence[Reading], *, name: str) -> str:
         axes[-1].set_xlabel("step")
         axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         return svg_of(figure, name, "Target control", described)
+
+
+def _two_in_a_row(count: int, height: float, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure with so many places for plots, each row `height` inches high."""
+    columns = min(count, 2)
+    rows = math.ceil(count / columns)
+    figure = new_figure(height * rows)
+    places: list[Axes] = list(figure.subplots(rows, columns, sharey=sharey, squeeze=False).flat)
+    for spare in places[count:]:
+        spare.set_visible(False)
+    return figure, places[:count]
 
 
 def _densities(summary: MaskSummary) -> Iterable[str]:

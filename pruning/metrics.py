@@ -110,16 +110,25 @@ def squad_v2_scores(prediction: str, answers: Sequence[str]) -> tuple[float, flo
 
 
 def rouge_scores(prediction: str, references: Sequence[str]) -> dict[str, float]:
-    """F1 of ROUGE-1, -2 and -L of one summary, with stemming; of several references the best for each of them."""
-    found = _rouge().score_multi(list(references), prediction)
+    """F1 of ROUGE-1, -2, -L and -Lsum of one summary, with stemming; of several references the best for each of them.
+
+    ROUGE-L is of the whole summary; ROUGE-Lsum, which the literature reports of CNN/DailyMail, of its sentences, each on a line.
+    """
+    found = _rouge().score_multi([_sentence_a_line(reference) for reference in references], _sentence_a_line(prediction))
     return {name: float(score.fmeasure) for name, score in found.items()}
+
+
+def _sentence_a_line(text: str) -> str:
+    from pruning.sentence_splitting import sentences  # as in `_rouge`
+
+    return "\n".join(sentence for line in text.splitlines() for sentence in sentences(line))
 
 
 @cache
 def _rouge() -> Any:  # noqa: ANN401 - the library carries no types
     from rouge_score.rouge_scorer import RougeScorer  # it imports nltk, which is slow to import
 
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    return RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=True)
 
 
 def best_threshold(margins: Sequence[float], span_scores: Sequence[float], has_answer: Sequence[bool]) -> float:

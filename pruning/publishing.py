@@ -16,6 +16,7 @@ from pruning.export import update_manifest
 from pruning.report import templates
 from pruning.results import baseline_notes, evaluate_source, size_bytes, speed_notes
 from pruning.run import Run
+from pruning.serving_latency import own_decoding
 from pruning.storage import write_text_atomic, written
 from service.artifact import Manifest, Metric, read_manifest
 from service.model import load_model
@@ -65,12 +66,19 @@ def model_card(
         notes: What the scores have to be compared with.
         samples: Documents of the validation data with what the model wrote.
     """
-    sizes = {variant: size_bytes(manifest) for variant, manifest in manifests.items()}
+    dense = manifests["dense"]
     return (
         templates(autoescape=False)
         .get_template("card.md.j2")
         .render(
-            manifests=manifests, dense=manifests["dense"], sizes=sizes, test=[source_name(s) for s in test], notes=notes, samples=samples
+            manifests=manifests,
+            dense=dense,
+            generation=dense.generation,
+            decoding=own_decoding(dense),
+            sizes={variant: size_bytes(manifest) for variant, manifest in manifests.items()},
+            test=[source_name(source) for source in test],
+            notes=notes,
+            samples=samples,
         )
     )
 

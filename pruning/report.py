@@ -63,7 +63,7 @@ class ModelReport(_Part):
 
     parameters: Counts = Field(description="Parameters.")
     macs: Macs = Field(description="Multiply-accumulates for one row.")
-    density: float = Field(ge=0, le=1, description="Encoder linear weights left over those of the dense model.")
+    density: float = Field(ge=0, le=1, description="Linear weights of the layers left over those of the dense model.")
     layers: tuple[LayerShape, ...] = Field(min_length=1, description="What is left of each of the dense model's layers.")
     variants: tuple[VariantReport, ...] = Field(min_length=1, description="Its artifacts.")
 

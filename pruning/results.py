@@ -161,10 +161,7 @@ def time_artifacts(current: Run, artifacts: Sequence[StageRecord]) -> dict[str, 
 
 def decoding_of(current: Run) -> Decoding | None:
     """What is generated while the run's latencies are measured: what its targets say, else what the dense model does; None for encoders."""
-    manifest = _dense_manifest(current)
-    if manifest.generation is None:
-        return None
-    return asked_decoding(current.config) or own_decoding(manifest)
+    return asked_decoding(current.config) or own_decoding(_dense_manifest(current))
 
 
 def asked_decoding(config: RunConfig) -> Decoding | None:
@@ -186,10 +183,9 @@ def speed_notes(current: Run) -> tuple[str, ...]:
     if decoding is None:
         return ()
     several = "" if decoding.requests == 1 else f", {decoding.requests} requests together"
-    beams = "greedily" if decoding.beams == 1 else f"with {decoding.beams} beams"
     return (
         f"Latencies are of generation through the engine that serves, from the source, whose tokens are stated, to the last of "
-        f"{decoding.target_length} tokens {beams}{several}.",
+        f"{decoding.target_length} tokens {decoding.how}{several}.",
     )
 
 

@@ -6,7 +6,7 @@ the last token, through the service's engine; everybody writes the same number o
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,11 @@ class Decoding:
     beams: int = 1
     requests: int = 1
 
+    @property
+    def how(self) -> str:
+        """In words: greedily, with 4 beams."""
+        return "greedily" if self.beams == 1 else f"with {self.beams} beams"
+
 
 def measure_latency(
     artifacts: Mapping[str, Path],
@@ -57,6 +62,7 @@ def measure_latency(
         progress: Show progress bars on stderr.
     """
     manifests = {name: read_manifest(folder) for name, folder in artifacts.items()}
+    decoding = decoding or own_decoding(manifests[DENSE])
     opened = {name: open_calls(folder, decoding) for name, folder in artifacts.items()}
     found: dict[str, list[Latency]] = {name: [] for name in artifacts}
     for length in sequence_lengths:
@@ -66,7 +72,7 @@ def measure_latency(
             calls, seconds=seconds, callers=callers, description=f"{length} tokens, {callers} callers" if progress else None
         )
         for name in artifacts:
-            found[name] += _latencies(name, manifests, alone[name], together, length=length, callers=callers)
+            found[name] += _latencies(name, manifests, alone[name], together, length=length, callers=callers, decoding=decoding)
     return {name: tuple(latencies) for name, latencies in found.items()}
 
 
@@ -84,15 +90,17 @@ def _by_precision(
 
 
 def _latencies(
-    name: str, manifests: Mapping[str, Manifest], alone: Timings, together: Timings, *, length: int, callers: int
+    name: str, manifests: Mapping[str, Manifest], alone: Timings, together: Timings, *, length: int, callers: int, decoding: Decoding | None
 ) -> list[Latency]:
     """Total and structural latency of one artifact; a dense artifact has no structural one."""
     here, latencies = machine(), []
+    generated = {} if decoding is None else asdict(decoding)
 
     def latency(kind: str, timings: Timings, reference: str, count: int) -> Latency:
         ratio: Ratio = timings.ratio(name, reference)
         return Latency(
             sequence_length=length,
+            **generated,
             callers=count,
             latency_ms=timings.median_ms(name),
             reference=f"{manifests[reference].name}/{manifests[reference].variant}",
@@ -118,15 +126,17 @@ def _same_precision(reference: str, name: str, manifests: Mapping[str, Manifest]
 def open_calls(folder: Path, decoding: Decoding | None = None) -> Callable[[int], Call]:
     """Load an artifact for one thread; gives a call that answers a row of so many tokens, or generates from sources of so many."""
     manifest = read_manifest(folder)
-    if manifest.generation is not None:
-        model, decoding = GeneratingModel.load(folder, threads=1), decoding or own_decoding(manifest)
-        return lambda length: same_generation(model, length, decoding)
+    if (generated := own_decoding(manifest)) is not None:
+        model, generated = GeneratingModel.load(folder, threads=1), decoding or generated
+        return lambda length: same_generation(model, length, generated)
     session = OnnxSession(folder / GRAPH_NAME, threads=1)
     return lambda length: same_row(session, manifest.golden, length)
 
 
-def own_decoding(manifest: Manifest) -> Decoding:
-    """One request, with the beams that a model has by default and as many tokens as it writes at most."""
+def own_decoding(manifest: Manifest) -> Decoding | None:
+    """One request, with the beams that a model has by default and as many tokens as it writes at most; None of an encoder alone."""
+    if manifest.generation is None:
+        return None
     info = generation_of(manifest)
     settings = merged_settings({}, info.settings, most=info.target_length)
     return Decoding(settings.max_new_tokens, settings.num_beams)

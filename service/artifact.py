@@ -83,7 +83,7 @@ class Golden(_Part):
 class Metric(_Part):
     """One measured score of this artifact, through the service's engine."""
 
-    name: str = Field(description="accuracy, f1, exact_match, has_answer_f1, no_answer_f1, rouge1, …")
+    name: str = Field(description="accuracy, f1, exact_match, has_answer_f1, no_answer_f1, rouge1, rougeLsum, …")
     value: float = Field(description="In percent.")
     low: float = Field(description="Lower end of the bootstrap 95 % interval.")
     high: float = Field(description="Upper end of the bootstrap 95 % interval.")
@@ -114,9 +114,12 @@ class Machine(_Part):
 class Latency(_Part):
     """Latency of this artifact against a reference, measured in one interleaved run."""
 
-    sequence_length: int = Field(gt=0, description="Tokens in the row.")
+    sequence_length: int = Field(gt=0, description="Tokens in the row, or in each source.")
+    target_length: int = Field(default=0, ge=0, description="Tokens that were generated for each source; 0 by an encoder alone.")
+    beams: int = Field(default=1, gt=0, description="Beams of each request, where tokens were generated.")
+    requests: int = Field(default=1, gt=0, description="Requests that a caller decodes together.")
     callers: int = Field(gt=0, description="Concurrent callers, one thread each.")
-    latency_ms: float = Field(gt=0, description="Median latency of one row.")
+    latency_ms: float = Field(gt=0, description="Median latency of one row, or of the requests that are decoded together.")
     reference: str = Field(description="What it is compared with, `<name>/<variant>`.")
     speedup: float = Field(gt=0, description="Reference latency over this latency.")
     speedup_low: float = Field(gt=0, description="Lower end of the bootstrap 95 % interval.")

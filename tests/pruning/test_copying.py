@@ -2,7 +2,8 @@
 
 import pytest
 
-from pruning.copying import FEWEST_WORDS, MOST_WORDS, chosen_sentence, copies, sentences
+from pruning.copying import FEWEST_WORDS, MOST_WORDS, chosen_sentence, copies
+from pruning.sentence_splitting import sentences
 
 TEXT = (
     "Dr. Smith of the U.S. team said that the probe had landed on the comet. "

@@ -234,8 +234,15 @@ def test_rouge_by_hand():
     """Unigrams, bigrams and the longest common subsequence, stemmed; of several references each measure takes its best."""
     scores = rouge_scores("the dogs saw a cat", ["the dog saw the cat", "a cat"])
 
-    assert scores == pytest.approx({"rouge1": 0.8, "rouge2": 0.5, "rougeL": 0.8})
-    assert rouge_scores("", ["a"]) == {"rouge1": 0.0, "rouge2": 0.0, "rougeL": 0.0}
+    assert scores == pytest.approx({"rouge1": 0.8, "rouge2": 0.5, "rougeL": 0.8, "rougeLsum": 0.8})
+    assert set(rouge_scores("", ["a"]).values()) == {0.0}
+
+
+@pytest.mark.parametrize("between", [" ", "\n"])
+def test_sentences_in_another_order_lose_nothing_of_rouge_lsum(between: str):
+    """Each is compared on its own, on a line of its own or not; of the whole text only one of them is in order."""
+    scores = rouge_scores(f"A cat sat there.{between}It rained all night.", [f"It rained all night.{between}A cat sat there."])
+    assert (scores["rougeL"], scores["rougeLsum"]) == (0.5, 1.0)
 
 
 def test_rouge_of_the_references_is_all():

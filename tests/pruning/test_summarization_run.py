@@ -132,7 +132,7 @@ def test_the_report_has_scores_and_the_speed_of_generation(finished: tuple[RunRe
     """ROUGE with differences, before recovery too, baselines, and both speed-ups at the target's length; the decoder's layers are shown."""
     report, _ = finished
     (target,) = report.targets
-    assert {metric.name for metric in target.served.metrics if metric.difference} == {"rouge1", "rouge2", "rougeL"}
+    assert {metric.name for metric in target.served.metrics if metric.difference} == {"rouge1", "rouge2", "rougeL", "rougeLsum"}
     assert target.before_recovery
     assert [each.sequence_length for each in (target.measured("structural"), target.measured("total")) if each] == [16, 16]
     assert len(target.layers) == len(report.dense.layers) == 4 + 2 * 2
@@ -150,6 +150,7 @@ def test_a_second_run_makes_nothing_again(config: RunConfig, finished: tuple[Run
 def test_it_is_published_with_what_it_writes(config: RunConfig, finished: tuple[RunReport, Path], tmp_path: Path) -> None:
     """Test scores are in the manifests, and the card shows the first documents with their summaries."""
     card = publish(Run(config, Stages(finished[1])), LABEL, tmp_path / "models").read_text()
+    assert "BART encoder-decoder, " in card
     shown = card.partition("## What it writes")[2].partition("\n## ")[0]
     assert shown.count("→") == 8
     for variant in ("dense", "compact", "compact-int8"):
@@ -175,7 +176,7 @@ def test_the_commands_know_generation(
     dense = ["--against", str(artifacts / "dense" / "dense")]
     found = invoke(main, ["evaluate", str(artifacts / LABEL / "compact"), "--data", str(documents), *dense, "--json"])
     assert found.exit_code == 0, found.stderr
-    assert {metric["name"] for metric in json.loads(found.stdout)["metrics"]} == {"rouge1", "rouge2", "rougeL"}
+    assert {metric["name"] for metric in json.loads(found.stdout)["metrics"]} == {"rouge1", "rouge2", "rougeL", "rougeLsum"}
 
 
 def test_runs_are_compared_at_the_targets_length(finished: tuple[RunReport, Path]) -> None:
@@ -201,7 +202,6 @@ def test_a_study_scores_and_times_it(config: RunConfig, finished: tuple[RunRepor
     assert (entry.measured.tokens, entry.measured.target_length) == (16, 6)
 
 
-@pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # four kinds of masks side by side leave their pictures little room
 def test_layers_that_went_whole_are_zeros_of_the_report(config: RunConfig, finished: tuple[RunReport, Path], tmp_path: Path) -> None:
     """A shrunk model, pruned while training, stands layer by layer beside the dense one, and ends in artifacts and a report as well."""
     folder = Path(shutil.copytree(finished[1], tmp_path / "run"))
