@@ -33,8 +33,8 @@ _FATES = {"pruned": SECOND, "left": FIRST}
 _KINDS: dict[Kind, str] = {
     "attention": "attention",
     "feed_forward": "feed-forward",
-    "decoder_attention": "attention of the decoder",
-    "decoder_feed_forward": "feed-forward of the decoder",
+    "decoder_attention": "decoder attention",
+    "decoder_feed_forward": "decoder feed-forward",
 }
 
 
@@ -144,7 +144,7 @@ def _paint_densities(axes: Axes, summary: MaskSummary, kind: Kind) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.yaxis.set_major_formatter("{x:g}%")
     axes.tick_params(length=0)
-    axes.margins(x=0.08)
+    axes.set_xlim(summary.layers[0] + 0.7, summary.layers[-1] + 1.3)
     axes.grid(axis="y")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=2, fontsize=8.5, handlelength=1.4, columnspacing=1.0)
 
