@@ -28,7 +28,7 @@ class Metrics:
             "Tokens of finished texts (input), of calls with their padding (padded), and that were generated (generated).",
             ("kind", *VARIANT),
         )
-        self.duration = self._histogram("request_duration_seconds", "From the first byte to the last.", ("route",))
+        self.duration = self._histogram("request_duration_seconds", "From the first byte to the last.", ("route", "variant"))
         self.queue = self._histogram("queue_duration_seconds", "Waiting.", VARIANT)
         self.tokenize = self._histogram("tokenize_duration_seconds", "From text to tokens.", VARIANT)
         self.inference = self._histogram("inference_duration_seconds", "In the runtime, all windows of a text.", VARIANT)
@@ -47,7 +47,7 @@ class Metrics:
         key = (route, variant, status)
         found = self._answered.get(key)
         if found is None:
-            found = self._answered[key] = self.requests.labels(route, variant, str(status)), self.duration.labels(route)
+            found = self._answered[key] = self.requests.labels(route, variant, str(status)), self.duration.labels(route, variant)
         found[0].inc()
         found[1].observe(seconds)
 
