@@ -150,7 +150,7 @@ def test_metrics_count_what_happened(start):
     assert metric(text, "secateur_errors_total") == 1
     assert 'secateur_requests_total{code="422",route="/qa",variant=""} 1.0' in text
     assert 'secateur_request_duration_seconds_count{route="/qa",variant=""} 1.0' in text
-    assert 'secateur_request_duration_seconds_count{route="/qa",variant="dense"} 2.0' in text
+    assert 'secateur_request_duration_seconds_count{route="/qa",variant="compact-int8"} 2.0' in text
     assert metric(text, "secateur_inflight") == 1, "the one that reads it"
 
 
