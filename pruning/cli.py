@@ -359,22 +359,26 @@ def bench_summarize(models: Path, quick: bool, as_json: bool, **given: int | Non
 @click.option("--ledger", type=click.Path(path_type=Path), required=True, help="JSON file that the results are kept in.")
 @click.option("--only", multiple=True, help="Names of runs, or claims; all runs by default.")
 @click.option("--measure", "measured", is_flag=True, help="Afterwards, time the shapes that are left: on a machine that does nothing else.")
+@click.option("--pictures", type=click.Path(file_okay=False, path_type=Path), help="Folder to draw the ledger into.")
 @OUTPUT
-def study(study: Path, ledger: Path, only: tuple[str, ...], measured: bool, output: Path) -> None:
+def study(study: Path, ledger: Path, only: tuple[str, ...], measured: bool, pictures: Path | None, output: Path) -> None:
     """Do the runs of a study, and keep what each example scored in a ledger; runs that it has are not done again.
 
     STUDY is a YAML file, or the name of one that ships: sst2, qa.
 
     \b
     Example:
-      secateur-prune study sst2 --output runs/sst2-study --ledger ledger.json
+      secateur-prune study sst2 --output runs/sst2-study --ledger ledger.json --pictures pictures
     """
     from pruning.study import as_table, load_study, measure, run_study
+    from pruning.study_plots import write_pictures
 
     found = run_study(load_study(study), output, ledger, only=only)
     if measured:
         found = measure(found, load_study(study))
         found.save(ledger)
+    if pictures is not None:
+        write_pictures(found, pictures)
     click.echo(as_table(found), nl=False)
 
 

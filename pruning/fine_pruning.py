@@ -194,8 +194,8 @@ class Pruner:
         if self.goal is None:
             self.level = self.masks.method.last_level
         else:
-            highest = 1.0 if self._keeps_best else HIGHEST_THRESHOLD
-            self.level = self._level_for(self.goal, step, highest=highest)
+            low, high = (0.0, 1.0) if self._keeps_best else (self.masks.method.lowest_level, HIGHEST_THRESHOLD)
+            self.level = self._level_for(self.goal, step, low=low, high=high)
         left = self._closed(self.level, step)
         self.masks.freeze()
         self.frozen = True
@@ -227,7 +227,7 @@ class Pruner:
         """Give a method that keeps the best the level at which what is left is what should be."""
         assert self.goal is not None
         wanted = wanted_at(self.schedule.progress(step), self.goal)
-        self.level = 1.0 if wanted >= 1.0 else self._level_for(wanted, step, highest=1.0)
+        self.level = 1.0 if wanted >= 1.0 else self._level_for(wanted, step, low=0.0, high=1.0)
         self._note(step, self._closed(self.level, step), wanted)
 
     def _steer(self, step: int) -> None:
@@ -247,11 +247,11 @@ class Pruner:
                 self.ahead = ahead
             self._note(step, left, wanted)
 
-    def _level_for(self, wanted: float, step: int, *, highest: float) -> float:
+    def _level_for(self, wanted: float, step: int, *, low: float, high: float) -> float:
         """The level at which a share is left; for a density of methods that keep the best it is the density itself."""
         if self._keeps_best and abs(self._closed(wanted, step) - wanted) <= NEAR * wanted:
             return wanted
-        return solve_level(lambda level: self._closed(level, step), wanted, low=0.0, high=highest)
+        return solve_level(lambda level: self._closed(level, step), wanted, low=low, high=high)
 
     def _closed(self, level: float, step: int) -> float:
         """What is left at a level, whose gates are open and closed afterwards."""

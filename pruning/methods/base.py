@@ -93,11 +93,13 @@ class PruningMethod(Protocol):
     Attributes:
         steers: what moves it towards a target: the `level` itself, or the weight of its `penalty`.
         last_level: the level at the end of the ramp, where the penalty is what is steered.
+        lowest_level: the level at which most gates are open; of a density it has no meaning.
         first_penalty: the penalty's weight before it was ever steered.
     """
 
     steers: Steers
     last_level: float
+    lowest_level: float
     first_penalty: float
 
     def mask(self, grid: Grid, weight: Tensor, *, members: int | None = None) -> Mask:

@@ -19,6 +19,8 @@ LEAST, MOST = -0.1, 1.1
 TEMPERATURE = 2 / 3
 MARGIN = 1e-4
 SEED_STRIDE = 1_000_003
+HIGHEST_RAISE = 20.0
+"""Of the scores, at the lowest level."""
 
 
 class L0Mask(Mask):
@@ -26,16 +28,19 @@ class L0Mask(Mask):
 
     Attributes:
         noise: of this step, the same in each process and for each micro-batch; fp32, uniform.
+        raised: by how much typical values are those of higher scores, fp32 scalar; for levels below 0.
         drawn: whether gates are drawn while training.
     """
 
     noise: Tensor
+    raised: Tensor
 
     def __init__(self, grid: Grid, weight: Tensor, *, initial: float, members: int | None = None) -> None:
         """See `Mask`."""
         super().__init__(grid, weight, initial=initial, members=members)
         self.drawn = True
         self.register_buffer("noise", torch.full_like(self.keep, 0.5), persistent=False)
+        self.register_buffer("raised", self.keep.new_zeros(()))
 
     def gate(self) -> Tensor:
         """Drawn while training; else typical, and 0 where `keep` says so."""
@@ -46,7 +51,7 @@ class L0Mask(Mask):
 
     def typical(self) -> Tensor:
         """The value of each gate without noise."""
-        return stretched(torch.sigmoid(self.learned))
+        return stretched(torch.sigmoid(self.learned + self.raised))
 
     def freeze(self) -> None:
         """See `Mask`: typical values from now on."""
@@ -57,11 +62,12 @@ class L0Mask(Mask):
 class L0:
     """Keep the gates that are likely to be open; see `PruningMethod`.
 
-    The level is what the sigmoid of a score has to exceed: gates whose typical value is 1 can still be told apart by it.
+    The level is what the sigmoid of a score has to exceed: gates whose typical value is 1 can still be told apart by it. Below 0 it raises
+    the scores instead, all by as much, so that a penalty that has closed too many gates can be made good for.
     """
 
     steers: Steers = "penalty"
-    last_level = 0.0
+    last_level, lowest_level = 0.0, -1.0
 
     def __init__(self, config: L0Config) -> None:
         """Take its hyper-parameters."""
@@ -80,6 +86,7 @@ class L0:
         for mask in masks:
             if not isinstance(mask, L0Mask):
                 raise TypeError(f"L0 opens and closes its own masks, not {type(mask).__name__}")
+            mask.raised.fill_(HIGHEST_RAISE * max(0.0, -level))
             likely = mask.learned > (math.log(level / (1 - level)) if level > 0 else -math.inf)
             mask.keep.copy_(likely & (mask.typical() > 0))
             mask.noise.copy_(torch.rand(mask.noise.shape, generator=generator).clamp_(MARGIN, 1 - MARGIN))

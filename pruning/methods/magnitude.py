@@ -17,7 +17,7 @@ class Magnitude:
     """Keep the largest weights; see `PruningMethod`. The level is the density."""
 
     steers: Steers = "level"
-    last_level = first_penalty = 0.0
+    last_level = lowest_level = first_penalty = 0.0
 
     def __init__(self, config: MagnitudeConfig) -> None:
         """Take its hyper-parameters."""

@@ -16,7 +16,7 @@ class Movement:
     """Keep the highest scores, *hard* movement pruning; see `PruningMethod`. The level is the density."""
 
     steers: Steers = "level"
-    last_level = first_penalty = 0.0
+    last_level = lowest_level = first_penalty = 0.0
 
     def __init__(self, config: MovementConfig) -> None:
         """Take its hyper-parameters."""

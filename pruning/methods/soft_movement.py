@@ -21,6 +21,7 @@ class SoftMovement:
     """Keep the scores whose sigmoid exceeds a threshold; see `PruningMethod`. The level is the threshold."""
 
     steers: Steers = "penalty"
+    lowest_level = 0.0
 
     def __init__(self, config: SoftMovementConfig) -> None:
         """Take its hyper-parameters."""

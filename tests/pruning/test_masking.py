@@ -176,17 +176,21 @@ def test_what_cannot_be_masked_is_refused():
         attach(tiny_model(), Granularity(attention=None, feed_forward=None), method_of(MagnitudeConfig()))
 
 
-def test_saturated_l0_gates_can_still_be_ranked():
-    """Scores that all mean an open gate are told apart by the level, so that a target can be met."""
+@pytest.mark.parametrize("lowest", [9.0, -12.0])
+def test_saturated_l0_gates_can_still_be_ranked(lowest: float):
+    """Scores that all mean an open gate, or a closed one, are told apart by the level, so that a target can be met."""
     model = tiny_model("bert", "text-classification", intermediate=32)
     masks = attach(model, GRANULARITIES["unstructured"], method_of(METHODS["l0"]))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for scores in masks.scores:
-            scores.copy_(9 + 3 * torch.rand(scores.shape, generator=generator))
+            scores.copy_(lowest + 3 * torch.rand(scores.shape, generator=generator))
 
     def left(level: float) -> float:
         masks.close(level, step=0)
         return masks.density()
 
-    assert left(solve_level(left, 0.3, low=0.0, high=HIGHEST_THRESHOLD)) == pytest.approx(0.3, rel=0.01)
+    method = masks.method
+    assert left(solve_level(left, 0.3, low=method.lowest_level, high=HIGHEST_THRESHOLD)) == pytest.approx(0.3, rel=0.01)
+    masks.freeze()
+    assert all(bool((each.mask.gate()[each.mask.keep > 0] > 0).all()) for each in masks.masked)

@@ -1,6 +1,7 @@
 """A study: its runs are done once, what each example scored is kept, and any two can be compared."""
 
 import json
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from pruning.cli import main
 from pruning.config import RECIPES
 from pruning.errors import ConfigError, DataError
 from pruning.metrics import Scores, difference_interval
-from pruning.study import Entry, Ledger, as_table, load_study, measure, run_study
+from pruning.study import Entry, Ledger, Measured, as_table, load_study, measure, run_study
+from pruning.study_plots import write_pictures
 from pruning.timing import Ratio
 from tests.pruning import helpers
 
@@ -98,6 +100,30 @@ def test_a_ledger_keeps_what_examples_scored(tmp_path):
     found = read.entries[1].minus(read.entries[0])
     assert [found.value, found.low, found.high] == pytest.approx([expected.value, expected.low, expected.high], abs=0.01)
     assert "| pruned | 1.000 | 0, 0 |  | " in as_table(read)
+
+
+def test_a_ledger_is_drawn(tmp_path):
+    """A picture for each claim and for what was measured, in which runs that differ in a share are one curve."""
+    speed = Measured(value=2.0, low=1.9, high=2.1, precision="int8", tokens=32)
+    runs = [
+        entry("dense", [1.0, 0.5], claims=("a",)),
+        entry("movement at 10 %", [0.5, 0.5], claims=("a", "b"), density=0.1, measured=speed),
+        entry("movement at 3.5 %", [0.5, 0.0], claims=("a",), density=0.035),
+        entry("blocks at 10 %", [0.5, 0.25], claims=("a",), density=0.1),
+    ]
+    paths = write_pictures(Ledger(entries=tuple(runs)), tmp_path)
+    assert [path.name for path in paths] == ["a-density.svg", "a-speedup.svg", "b-density.svg", "b-speedup.svg"]
+    texts = {element.text for element in ElementTree.parse(paths[0]).iter("{http://www.w3.org/2000/svg}text")}
+    assert texts >= {"movement", "blocks", "dense"}
+    assert "movement: 3.5% F1 25.0 %, 10% F1 50.0 %" in described(paths[0])
+    assert paths == write_pictures(Ledger(entries=tuple(runs)), tmp_path)
+
+
+def described(path: Path) -> str:
+    """What a picture says to those who do not see it."""
+    found = ElementTree.parse(path).find("{http://www.w3.org/2000/svg}desc")
+    assert found is not None
+    return str(found.text)
 
 
 def test_runs_scored_on_other_examples_are_not_compared():
