@@ -97,9 +97,10 @@ def train(recipe: str, overrides: tuple[str, ...], output: Path) -> None:
       secateur-prune train squad-hybrid --output runs/hybrid --set 'fine_prune.targets=[{speedup: 2, sequence_length: 384}]'
       secateur-prune train sst2 --output runs/recovered --set model=runs/sst2/checkpoints/speedup-2-int8-32/compact
     """
-    from pruning.pipeline import pruned_models, train_dense
+    from pruning.pipeline import pruned_models
     from pruning.run import Run
     from pruning.stages import Stages
+    from pruning.stages.dense import train_dense
 
     current = Run(load_recipe(recipe, overrides), Stages(output))
     dense = train_dense(current)
@@ -195,9 +196,9 @@ def export(checkpoint: Path, recipe: str, overrides: tuple[str, ...], output: Pa
     Example:
       secateur-prune export compact --recipe sst2 --output models/mine/compact
     """
-    from pruning.pipeline import export_checkpoint
     from pruning.run import Run
     from pruning.stages import Stages
+    from pruning.stages.artifacts import export_checkpoint
 
     manifest = export_checkpoint(Run(load_recipe(recipe, overrides), Stages(output.parent)), checkpoint, output)
     click.echo(f"{output}: {manifest.name}/{manifest.variant}, {manifest.precision}, opset {manifest.opset}")
@@ -218,10 +219,10 @@ def quantize(artifact: Path, output: Path, scheme: Scheme, method: Method, recip
       secateur-prune quantize models/qa/compact --output models/qa/compact-int8
       secateur-prune quantize models/qa/compact --output static --scheme static --method entropy --recipe qa
     """
-    from pruning.pipeline import calibration_inputs
     from pruning.quantization import quantize_artifact
     from pruning.run import Run
     from pruning.stages import Stages
+    from pruning.stages.artifacts import calibration_inputs
 
     if scheme == "static" and recipe is None:
         raise ConfigError("--scheme static needs --recipe: activation ranges are calibrated on its training data")
@@ -291,9 +292,9 @@ def bench_schemes(artifact: Path, recipe: str, overrides: tuple[str, ...], lengt
       secateur-prune bench-schemes models/sentiment/dense --recipe sentiment --length 32
     """
     from pruning.choices import compare_schemes_of
-    from pruning.pipeline import calibration_inputs
     from pruning.run import Run
     from pruning.stages import Stages
+    from pruning.stages.artifacts import calibration_inputs
 
     current = Run(load_recipe(recipe, overrides), Stages(artifact.parent))
     inputs, sources = calibration_inputs(current), current.config.data.validation

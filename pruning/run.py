@@ -11,10 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning import checkpoint
 from pruning.config import DataSource, RunConfig, chosen
-from pruning.data import Example, find_file, load_examples, without_documents
+from pruning.data import Example, find_file, load_examples, source_name, without_documents
 from pruning.stages import Stages
 from pruning.tasks import task_named
 from pruning.tasks.base import Feature, Task
+from service.artifact import GENERATING_TASKS
+
+VALIDATION_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Run:
     def last_training(self) -> tuple[DataSource, ...]:
         """Data of the last training stage, or all training data if nothing is trained: what calibration and recovery see."""
         return self.config.sources_of_stage(len(self.config.train) - 1) if self.config.train else self.config.data.train
+
+    @property
+    def rows_seen(self) -> list[str]:
+        """Names of the sources of each training stage, stage after stage."""
+        return [source_name(source) for number in range(len(self.config.train)) for source in self.config.sources_of_stage(number)]
 
     def events(self, stage: str) -> Path | None:
         """Where a training writes what TensorBoard shows; None where the recipe asks for nothing."""
@@ -63,6 +71,11 @@ class Run:
             examples, self.tokenizer, max_length=config.max_length, stride=config.stride, target_length=config.target_length
         )
 
+    def validation_rows(self) -> list[Feature]:
+        """Rows whose loss is logged while training: every fourth of the validation set, so that it costs little."""
+        sources = self.config.data.validation
+        return self.features(self.examples(sources))[::VALIDATION_SHARE] if sources else []
+
     def load(self, stage: str, **options: Any) -> PreTrainedModel:  # noqa: ANN401 - passed on to checkpoint.load
         """The model that a stage left, or that an artifact holds."""
         return checkpoint.load(self.stages.path(stage), auto_class=self.task.auto_class, **options)
@@ -77,6 +90,25 @@ def model_identity(model: str) -> object:
     """What stages depend on of the model that a run starts from."""
     folder = Path(model)
     return [model, [_file_identity(path) for path in sorted(folder.glob("*.safetensors"))]] if folder.is_dir() else model
+
+
+def generation_identity(config: RunConfig) -> dict[str, Any]:
+    """What stages of a task that generates depend on beside; nothing for others."""
+    if config.task not in GENERATING_TASKS:
+        return {}
+    held_out = data_identity((*config.data.validation, *config.data.test))
+    return {
+        "target_length": config.target_length,
+        "warm_start": chosen(config.warm_start) if config.warm_start else None,
+        "generation": chosen(config.generation) if config.generation else None,
+        "held_out": held_out,
+    }
+
+
+def pruning_identity(config: RunConfig) -> dict[str, Any]:
+    """What stages that prune depend on beside, where layers go whole or fewer tokens will be left to choose from."""
+    layers = {} if config.shrink is None else {"shrink": chosen(config.shrink)}
+    return layers if config.outputs is None else layers | {"outputs": config.outputs}
 
 
 def _file_identity(path: Path | None) -> object:

@@ -28,11 +28,15 @@ from pruning.errors import ConfigError, DataError
 from pruning.generation_bench import GenerationBench
 from pruning.latency import Condition
 from pruning.metrics import Interval, Scores, difference_interval, interval
-from pruning.pipeline import compact_stage, export_stage, pruned_models, recover, reduce_vocabulary, train_dense
+from pruning.pipeline import pruned_models
 from pruning.results import HEADLINES, layers_of, score
 from pruning.run import Run
 from pruning.shrinking import shrunk
 from pruning.stages import Stages
+from pruning.stages.artifacts import export_stage
+from pruning.stages.compaction import compact_stage, reduce_vocabulary
+from pruning.stages.dense import train_dense
+from pruning.stages.recovery import recover
 from pruning.storage import write_text_atomic
 from pruning.targets import condition_of
 from pruning.tasks import task_named

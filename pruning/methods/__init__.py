@@ -1,4 +1,4 @@
-"""The methods of fine-pruning. One is a file of this package, its section in `pruning/config.py`, and one line of `METHODS`."""
+"""The methods of fine-pruning. One is a file of this package, its section in `pruning/config/methods.py`, and one line of `METHODS`."""
 
 from collections.abc import Callable
 from typing import Any

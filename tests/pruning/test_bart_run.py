@@ -7,8 +7,11 @@ import pytest
 
 from pruning import checkpoint
 from pruning.config import parse_config
-from pruning.pipeline import Run, compact_stage, pruned_models, reduce_vocabulary, train_dense
+from pruning.pipeline import pruned_models
+from pruning.run import Run
 from pruning.stages import Stages
+from pruning.stages.compaction import compact_stage, reduce_vocabulary
+from pruning.stages.dense import train_dense
 from pruning.structure import shapes, sides
 from tests.pruning.helpers import tiny_bart, tiny_tokenizer
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-import pruning.pipeline
 from pruning import checkpoint
 from pruning.cli import main
+from pruning.stages import post_training
 from service.artifact import MANIFEST_NAME
 from tests.pruning import helpers
 
@@ -168,7 +168,7 @@ def test_a_full_disk_is_one_line(refusal, recipe, tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pruning.pipeline.checkpoint, "write", full)
+    monkeypatch.setattr(checkpoint, "write", full)
     message = refusal("run", recipe(), "-o", str(tmp_path / "run"))
     assert "No space left" in message
     assert not (tmp_path / "run" / "checkpoints" / "dense").exists()
@@ -182,7 +182,7 @@ def test_ctrl_c_and_the_rerun_goes_on(refusal, invoke, recipe, tmp_path, monkeyp
 
     path, output = recipe(), str(tmp_path / "run")
     with monkeypatch.context() as patched:
-        patched.setattr(pruning.pipeline, "fisher", interrupted)
+        patched.setattr(post_training, "fisher", interrupted)
         assert "same command" in refusal("prune", path, "-o", output)
     before = (tmp_path / "run" / "checkpoints" / "dense" / "checkpoint.json").stat().st_mtime_ns
     assert invoke(main, ["--quiet", "prune", path, "-o", output]).exit_code == 0

@@ -15,9 +15,12 @@ from pruning.data import Example, QuestionExample, load_examples
 from pruning.families import family_of
 from pruning.masking import attach
 from pruning.methods import method_of
-from pruning.pipeline import Pruned, compact_stage, pruned_models, recover, train_dense
+from pruning.pipeline import Pruned, pruned_models
 from pruning.run import Run
 from pruning.stages import Stages
+from pruning.stages.compaction import compact_stage
+from pruning.stages.dense import train_dense
+from pruning.stages.recovery import recover
 from pruning.structure import linears
 from pruning.targets import goal_of
 from pruning.tasks import task_named

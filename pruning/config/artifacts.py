@@ -1,0 +1,28 @@
+"""What is made of a model to serve it, and what is measured of that."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pruning.config.base import Section
+
+Scheme = Literal["dynamic", "static", "fp16"]
+Method = Literal["minmax", "percentile", "entropy"]
+
+
+class QuantizeConfig(Section):
+    """8-bit and 16-bit forms of the ONNX graph."""
+
+    scheme: Scheme = Field("dynamic", description="dynamic: signed, per channel, no calibration.")
+    calibration: Method = Field("minmax", description="static: how activation ranges are found.")
+    calibration_examples: int = Field(128, gt=0, description="static: training examples seen.")
+    skip_worst: int = Field(0, ge=0, description="static: linear layers with the largest measured error that stay in fp32.")
+
+
+class EvaluateConfig(Section):
+    """What is measured of every artifact."""
+
+    sequence_lengths: tuple[int, ...] = Field((32, 128, 384), min_length=1, description="Lengths at which latency is measured.")
+    seconds: float = Field(6.0, gt=0, description="Time of each interleaved latency measurement.")
+    callers: int = Field(2, gt=0, description="Concurrent callers, one thread each, for the total speed-up.")
+    positive_label: int | None = Field(None, ge=0, description="Classification: also report F1 of this label.")

@@ -1,0 +1,41 @@
+"""The stages that make a masked model smaller: what is zero leaves, then tokens to choose from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruning import checkpoint
+from pruning.compaction import compact
+from pruning.data import SummaryExample
+from pruning.run import Run, data_identity, generation_identity
+from pruning.stages.store import StageRecord
+from pruning.structure import shapes
+from pruning.vocabulary import keep_vocabulary
+
+
+def compact_stage(current: Run, label: str, masked: StageRecord) -> StageRecord:
+    """The compact model: what is zero leaves, exactly."""
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        small = compact(current.load(masked.name))
+        checkpoint.write(small, current.tokenizer, folder, dtype=torch.float32)
+        return {"layers": [shape.model_dump() for shape in shapes(small)]}
+
+    return current.stages.get(f"checkpoints/{label}/compact", {"masked": masked.key}, make)
+
+
+def reduce_vocabulary(current: Run, label: str, small: StageRecord, *, keep: int) -> StageRecord:
+    """The compact model with fewer tokens to choose from: those that the summaries it was trained on use, and what spells the rest."""
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        model = current.load(small.name)
+        examples = current.training_examples(current.config.data.train)
+        texts = [summary for each in examples if isinstance(each, SummaryExample) for summary in each.summaries]
+        keep_vocabulary(model, current.tokenizer, texts, keep)
+        checkpoint.write(model, current.tokenizer, folder, dtype=torch.float32)
+        return {"outputs": keep}
+
+    inputs = {"compact": small.key, "keep": keep, "data": data_identity(current.config.data.train), **generation_identity(current.config)}
+    return current.stages.get(f"checkpoints/{label}/reduced", inputs, make)
