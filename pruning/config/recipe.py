@@ -40,7 +40,8 @@ def parse_config(content: dict[str, Any], *, origin: str) -> RunConfig:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "recipe"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ConfigError(f"{origin}: {where}: {first['msg']}{more}") from None
+        said = first["msg"].replace("a valid tuple", "a list")
+        raise ConfigError(f"{origin}: {where}: {said}{more}") from None
 
 
 def dump_config(config: BaseModel) -> str:

@@ -5,15 +5,20 @@ from typing import Any
 from transformers import AutoModel, PreTrainedModel
 
 from pruning import checkpoint
-from pruning.config import TrainConfig, chosen
+from pruning.config import RunConfig, TrainConfig, chosen
 from pruning.errors import ConfigError
 from pruning.run import Run
 from pruning.shrinking import shrunk
 from pruning.warm_start import encoder_decoder
+from service.artifact import GENERATING_TASKS
 
 
 def initial_model(current: Run, settings: TrainConfig | None) -> PreTrainedModel:
-    """The model that the run starts from; where it is to be trained, with `settings`, its head may be new."""
+    """The model that the run starts from; where it is to be trained, with `settings`, its head may be new.
+
+    Raises:
+        ConfigError: rows are to be longer than the model has positions for.
+    """
     model = _warm_started(current, settings) or checkpoint.load(
         current.config.model,
         auto_class=current.task.auto_class,
@@ -22,6 +27,7 @@ def initial_model(current: Run, settings: TrainConfig | None) -> PreTrainedModel
         attn_implementation="sdpa",
         **(_dropout(settings) if settings else {}),
     )
+    _check_positions(model, current.config)
     if current.config.generation is not None:
         model.generation_config.update(**chosen(current.config.generation))
     return model
@@ -51,6 +57,14 @@ def shrunk_model(current: Run, model: PreTrainedModel) -> PreTrainedModel:
     """The model that is pruned: without the layers that go whole."""
     asked = current.config.shrink
     return model if asked is None else shrunk(model, encoder_layers=asked.encoder_layers, decoder_layers=asked.decoder_layers)
+
+
+def _check_positions(model: PreTrainedModel, config: RunConfig) -> None:
+    padding = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)  # RoBERTa counts positions from behind it
+    longest = model.config.max_position_embeddings - (0 if padding is None else padding + 1)
+    for name, asked in (("max_length", config.max_length), ("target_length", config.target_length)):
+        if asked > longest and (name == "max_length" or config.task in GENERATING_TASKS):
+            raise ConfigError(f"`{name}` is {asked}, and {config.model} has positions for {longest} tokens; ask for at most {longest}")
 
 
 def _warm_started(current: Run, settings: TrainConfig | None) -> PreTrainedModel | None:

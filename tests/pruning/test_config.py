@@ -226,3 +226,9 @@ def test_defaults_are_whole():
     run = RunConfig.model_validate({"name": "a", "task": "question-answering", "model": "m", "data": {"train": [{"path": "x.json"}]}})
     assert run.prune is None
     assert run.train == ()
+
+
+def test_a_value_where_a_list_is_expected_is_said_in_a_recipes_words() -> None:
+    """YAML has lists, and no tuples."""
+    with pytest.raises(ConfigError, match=r"prune\.targets: Input should be a list$"):
+        load_recipe("demo", ("prune.targets=fast",))

@@ -10,6 +10,7 @@ import yaml
 from pruning import checkpoint
 from pruning.cli import main
 from pruning.config import DensityTarget, DistillationConfig, QuantizeConfig, RecoverConfig, RunConfig, parse_config
+from pruning.errors import ConfigError
 from pruning.pipeline import run
 from pruning.publishing import publish
 from pruning.report import RunReport
@@ -186,3 +187,11 @@ def test_a_finished_run_is_reported_again(copied, invoke):
     result = invoke(main, ["report", str(copied)])
     assert result.exit_code == 0
     assert "tiny/dense-int8" in result.stdout
+
+
+def test_rows_longer_than_the_model_has_positions_are_refused(classification: RunConfig, tmp_path: Path) -> None:
+    """Before anything is made; one line says how many there are."""
+    longer = classification.model_copy(update={"max_length": 10_000})
+    with pytest.raises(ConfigError, match=r"`max_length` is 10000, and .* has positions for \d+ tokens"):
+        run(longer, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints" / "dense").exists()
