@@ -8,6 +8,7 @@ import csv
 import json
 import os
 import random
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,8 @@ TEXT_COLUMNS = ("text", "sentence", "premise", "question1", "sentence1")
 PAIR_COLUMNS = {"premise": "hypothesis", "question1": "question2", "sentence1": "sentence2"}
 DOCUMENT_COLUMNS = ("document", "article", "text", "context")
 SUMMARY_COLUMNS = ("summaries", "summary", "highlights")
-COMPARED_CHARACTERS = 200
+SHARED_WORDS = 16
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -162,13 +164,21 @@ def _unrelated(example: QuestionExample, contexts: Sequence[str], rng: random.Ra
 
 
 def without_documents(examples: Sequence[Example], held_out: Iterable[Example]) -> list[Example]:
-    """The examples whose document, by its first letters and digits, is none of those held out; examples of other tasks all stay."""
-    known = {_fingerprint(each.document) for each in held_out if isinstance(each, SummaryExample)}
-    return [each for each in examples if not (isinstance(each, SummaryExample) and _fingerprint(each.document) in known)]
+    """The examples whose document shares no passage with those held out; examples of other tasks all stay.
+
+    A passage is `SHARED_WORDS` words in a row, whatever their case and the signs between them. The examples' documents are looked at from
+    every `SHARED_WORDS // 2`-th word on, so that a passage half as long again is always found.
+    """
+    known = {passage for each in held_out if isinstance(each, SummaryExample) for passage in _passages_of(each.document, step=1)}
+    documents = {each.document for each in examples if isinstance(each, SummaryExample)}
+    shared = {text for text in documents if not known.isdisjoint(_passages_of(text, step=SHARED_WORDS // 2))} if known else set()
+    return [each for each in examples if not (isinstance(each, SummaryExample) and each.document in shared)]
 
 
-def _fingerprint(document: str) -> str:
-    return "".join(filter(str.isalnum, document.lower()))[:COMPARED_CHARACTERS]
+def _passages_of(text: str, *, step: int) -> Iterator[str]:
+    words = _WORD.findall(text.lower())
+    for start in range(0, max(1, len(words) - SHARED_WORDS + 1), step):
+        yield " ".join(words[start : start + SHARED_WORDS])
 
 
 def _rows(source: DataSource, task: str) -> tuple[str, Iterator[dict[str, Any]]]:

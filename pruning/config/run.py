@@ -9,7 +9,7 @@ from pruning.config.generation import DecodingConfig, ShrinkConfig, VocabularyCo
 from pruning.config.pruning import FinePruneConfig, PruneConfig
 from pruning.config.targets import GenerationTarget, SpeedupTarget, Target
 from pruning.config.training import RecoverConfig, TrainConfig
-from service.artifact import TaskName
+from service.artifact import GENERATING_TASKS, TaskName
 
 
 class RunConfig(Section):
@@ -51,20 +51,11 @@ class RunConfig(Section):
     def _fits_together(self) -> "RunConfig":
         if self.task == "text-classification" and len(self.labels) < 2:
             raise ValueError("text classification needs `labels`: at least two names, by index")
-        if self.warm_start is not None and self.task != "summarization":
-            raise ValueError("`warm_start` makes a model that generates; it is for the task summarization")
         if self.stages and len(self.stages) != len(self.train):
             raise ValueError(f"`stages` has {len(self.stages)} entries and `train` {len(self.train)}; give one per stage")
         if self.prune is not None and self.fine_prune is not None:
             raise ValueError("`prune` and `fine_prune` are two ways to prune; give one of them")
-        generates = self.task == "summarization"
-        if not generates and (self.shrink or self.vocabulary):
-            raise ValueError(f"`shrink` and `vocabulary` are for summarization, and the task is {self.task}; leave them out")
-        if any(isinstance(target, SpeedupTarget if generates else GenerationTarget) for target in self.targets):
-            lengths = "`source_length` and `target_length`" if generates else "`sequence_length`"
-            raise ValueError(f"a speed-up of {self.task} depends on {lengths}; give that beside `speedup`")
-        trainings = (*self.train, self.recover, self.fine_prune.train if self.fine_prune else None)
-        if not self.data.validation and any(each.patience is not None for each in trainings if each is not None):
+        if not self.data.validation and any(each.patience is not None for each in self._trainings):
             raise ValueError("`patience` goes by the loss on `data.validation`, and there is none; give some, or leave `patience` out")
         if self.recover is not None and self.recover.quantization_aware and self.quantize.scheme == "fp16":
             raise ValueError("`recover.quantization_aware` rounds to 8 bits, but `quantize.scheme` is fp16; leave one of them out")
@@ -73,6 +64,30 @@ class RunConfig(Section):
         if len({(stage.dropout, stage.attention_dropout) for stage in self.train}) > 1:
             raise ValueError("the stages of `train` differ in `dropout` or `attention_dropout`; a model keeps one rate: give all the same")
         return self
+
+    @model_validator(mode="after")
+    def _generates_if_its_task_does(self) -> "RunConfig":
+        generates = self.task in GENERATING_TASKS
+        given = [name for name in ("warm_start", "generation", "shrink", "vocabulary") if getattr(self, name) is not None]
+        if given and not generates:
+            raise ValueError(
+                f"{' and '.join(f'`{name}`' for name in given)} are for summarization, and the task is {self.task}; leave them out"
+            )
+        if any(isinstance(target, SpeedupTarget if generates else GenerationTarget) for target in self.targets):
+            lengths = "`source_length` and `target_length`" if generates else "`sequence_length`"
+            raise ValueError(f"a speed-up of {self.task} depends on {lengths}; give that beside `speedup`")
+        distilled = [each for each in self._trainings if each.distillation is not None and each.distillation.pseudo_labels is not None]
+        if any(each is not self.recover or not generates for each in distilled):
+            raise ValueError("`distillation.pseudo_labels` are for `recover` of a summarization model; leave them out elsewhere")
+        asked = [] if self.generation is None else [self.generation.min_new_tokens, self.generation.max_new_tokens]
+        if any(tokens is not None and tokens > self.target_length for tokens in asked):
+            raise ValueError(f"`generation` asks for more tokens than `target_length`, {self.target_length}; raise that, or ask for fewer")
+        return self
+
+    @property
+    def _trainings(self) -> tuple[TrainConfig, ...]:
+        found = (*self.train, self.recover, None if self.fine_prune is None else self.fine_prune.train)
+        return tuple(each for each in found if each is not None)
 
     @property
     def targets(self) -> tuple[Target, ...]:

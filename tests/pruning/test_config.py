@@ -232,3 +232,23 @@ def test_a_value_where_a_list_is_expected_is_said_in_a_recipes_words() -> None:
     """YAML has lists, and no tuples."""
     with pytest.raises(ConfigError, match=r"prune\.targets: Input should be a list$"):
         load_recipe("demo", ("prune.targets=fast",))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.0.distillation={teacher: t, pseudo_labels: {}}", "are for `recover` of a summarization model"),
+        ("recover.distillation.pseudo_labels={}", "are for `recover` of a summarization model"),
+        ("generation={num_beams: 4}", "`generation` are for summarization"),
+    ],
+)
+def test_what_would_go_unused_is_refused(override: str, said: str) -> None:
+    """Settings that only another stage, or another task, reads."""
+    with pytest.raises(ConfigError, match=said):
+        load_recipe("sentiment", (override,))
+
+
+def test_no_more_tokens_are_asked_for_than_a_summary_has() -> None:
+    """They would be cut without a word."""
+    with pytest.raises(ConfigError, match="more tokens than `target_length`, 64"):
+        load_recipe("summarize", ("generation.min_new_tokens=100",))

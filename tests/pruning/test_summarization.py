@@ -97,6 +97,15 @@ def test_held_out_documents_are_left_out():
     assert without_documents(EXAMPLES, [held_out]) == EXAMPLES[:1]
 
 
+@pytest.mark.parametrize(("first", "left"), [(0, 0), (21, 0), (37, 1), (5000, 1)])
+def test_passages_of_held_out_documents_are_left_out(first: int, left: int):
+    """Two dozen words of one in the midst of other text are enough; a few that everybody writes are not."""
+    words = [f"w{number}" for number in range(80)]
+    held_out = SummaryExample("9", " ".join(words[:50] + words[-4:]), ("x",))
+    document = " ".join(["other", "text", *(words[first : first + 24] or ["and", "nothing"]), *words[-4:]])
+    assert len(without_documents([SummaryExample("1", document, ("y",))], [held_out])) == left
+
+
 def test_rows_begin_with_the_start_and_end_with_the_end(tiny_tokenizer: BertTokenizerFast):
     """There is a row for each summary; the decoder reads [CLS] and the summary, and writes the summary and [SEP]."""
     found = TASK.features(EXAMPLES, tiny_tokenizer, max_length=12, target_length=5)
