@@ -93,7 +93,7 @@ def fine_prune(
     schedule = Schedule(steps, warmup=round(config.warmup * steps), cooldown=round(config.cooldown * steps))
     masks = attach(model, config.granularity, method_of(config.method), protected=protected)
     goal = config.density if target is None else target
-    pruner = Pruner(masks, schedule, left, goal, penalty_weights(config), steers_target=target is not None)
+    pruner = Pruner(masks, schedule, left, goal, penalty_weights(config))
     training = run_trainer(
         PruningTrainer,
         model,
@@ -144,9 +144,9 @@ class Pruner:
         left: reads the share that is to reach `goal`.
         goal: see `left`; None for a method that is left to its own penalty.
         kinds: weight of the penalty by kind of block.
-        steers_target: whether `goal` is a target, and not the density that a method keeps.
         penalty_weight: as steered so far.
         level: of the method, now.
+        slope: what a level that is the share to keep changes by at each step until the next reading.
         ahead: by how much too much will be left, as it looked at the last reading; None before the first.
         frozen: whether the ramp is over.
         trace: readings so far.
@@ -157,9 +157,9 @@ class Pruner:
     left: Left
     goal: float | None
     kinds: Mapping[Kind, float]
-    steers_target: bool
     penalty_weight: float = field(init=False)
     level: float = field(init=False)
+    slope: float = 0.0
     ahead: float | None = None
     frozen: bool = False
     trace: list[Reading] = field(default_factory=list)
@@ -178,8 +178,7 @@ class Pruner:
         if self.schedule.cools(step):
             self.settle(step)
         elif self._keeps_best:
-            if step % self._interval == 0:
-                self._follow(step)
+            self._follow(step)
         else:
             self._steer(step)
 
@@ -206,6 +205,7 @@ class Pruner:
         return {
             "penalty_weight": self.penalty_weight,
             "level": self.level,
+            "slope": self.slope,
             "ahead": self.ahead,
             "frozen": self.frozen,
             "trace": [asdict(reading) for reading in self.trace],
@@ -213,7 +213,8 @@ class Pruner:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """From a checkpoint, after the model."""
-        self.penalty_weight, self.level, self.ahead = state["penalty_weight"], state["level"], state["ahead"]
+        self.penalty_weight, self.ahead = state["penalty_weight"], state["ahead"]
+        self.level, self.slope = state["level"], state["slope"]
         self.trace = [Reading(**reading) for reading in state["trace"]]
         if state["frozen"]:
             self.masks.freeze()
@@ -224,11 +225,22 @@ class Pruner:
         return self.masks.method.steers == "level"
 
     def _follow(self, step: int) -> None:
-        """Give a method that keeps the best the level at which what is left is what should be."""
+        """Bring a method that keeps the best towards the level at which what is left is what should be, a little at each step.
+
+        Gates that close many at a time undo each other: a sum of small steps that each would lower the loss is a large one that raises it.
+        """
         assert self.goal is not None
+        reads = step % self._interval == 0
         wanted = wanted_at(self.schedule.progress(step), self.goal)
-        self.level = 1.0 if wanted >= 1.0 else self._level_for(wanted, step, low=0.0, high=1.0)
-        self._note(step, self._closed(self.level, step), wanted)
+        if reads:
+            heading = 1.0 if wanted >= 1.0 else self._level_for(wanted, step, low=0.0, high=1.0)
+            self.slope = (heading - self.level) / self._interval
+        self.level += self.slope
+        if self.level < 1.0:
+            self.masks.close(self.level, step=step)
+            self.masks.close_idle_values()
+        if reads:
+            self._note(step, self._left(), wanted)
 
     def _steer(self, step: int) -> None:
         """Raise the threshold as the schedule says; now and then look at what is left, and change the penalty's weight."""

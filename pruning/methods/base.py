@@ -155,7 +155,13 @@ def keep_best(masks: Sequence[Mask], ranks: Sequence[Tensor], density: float, *,
 
 
 def _best(rank: Tensor, count: int) -> Tensor:
-    """1 for the `count` highest values, else 0."""
-    keep = torch.zeros_like(rank).flatten()
-    keep[torch.argsort(rank.flatten(), descending=True, stable=True)[:count]] = 1.0
-    return keep.view_as(rank)
+    """1 for the `count` highest values, else 0; of equal ones the first. By selection, as this is done at each step and sorting is slow."""
+    if count == 0:
+        return torch.zeros_like(rank)
+    flat = rank.flatten()
+    lowest = flat.kthvalue(flat.numel() - count + 1).values
+    keep = flat >= lowest
+    if (spare := int(keep.sum()) - count) > 0:
+        equal = torch.nonzero(flat == lowest).flatten()
+        keep[equal[len(equal) - spare :]] = False
+    return keep.to(rank.dtype).view_as(rank)

@@ -1,18 +1,23 @@
 """Fine-pruning: the target is met, what is interrupted ends as if it had not been, and a run that prunes nothing says so."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import BertTokenizerFast, PreTrainedModel
 
+from pruning import fine_pruning
 from pruning.compaction import compact
 from pruning.config import DensityTarget, FinePruneConfig, L0Config, MacsTarget, SoftMovementConfig, Target, TrainConfig
 from pruning.errors import NothingPrunedError
-from pruning.fine_pruning import FinePruning, fine_prune
+from pruning.fine_pruning import FinePruning, Pruner, fine_prune
+from pruning.masking import attach
+from pruning.methods import method_of
+from pruning.schedule import Schedule
 from pruning.structure import macs, parameters
-from pruning.targets import goal_of, left_by, live_shapes
+from pruning.targets import goal_of, left_by, left_by_density, live_shapes
 from pruning.tasks import task_named
 from tests.pruning.helpers import tiny_model
 from tests.pruning.method_cases import GRANULARITIES, METHODS
@@ -68,9 +73,10 @@ def test_a_target_of_time_or_work_is_met(method, tiny_tokenizer, tmp_path):
     assert found.left == pytest.approx(0.4, abs=LARGEST_GROUP)
 
 
-@pytest.mark.parametrize(("method", "steps"), [(method, (20, 36, 3)[number % 3]) for number, method in enumerate(METHODS)])
-def test_resumed_equals_uninterrupted(method, steps, tiny_tokenizer, tmp_path, interrupted_after: Callable[[int], None]):
-    """Bit for bit, wherever it was cut: in the warm-up, on the ramp, or in the cool-down."""
+@pytest.mark.parametrize(("method", "steps"), [*((method, 20) for method in METHODS), ("movement", 3), ("soft movement", 36)])
+def test_resumed_equals_uninterrupted(method, steps, tiny_tokenizer, tmp_path, monkeypatch, interrupted_after: Callable[[int], None]):
+    """Bit for bit, wherever it was cut: on the ramp, between two readings, in the warm-up, or in the cool-down."""
+    monkeypatch.setattr(fine_pruning, "READINGS", 12)
     config = config_for(method, "hybrid")
     whole, cut = model_of(), model_of()
     expected = fine_pruned(whole, tiny_tokenizer, config, tmp_path / "whole")
@@ -82,6 +88,24 @@ def test_resumed_equals_uninterrupted(method, steps, tiny_tokenizer, tmp_path, i
     found = fine_pruned(resumed, tiny_tokenizer, config, tmp_path / "cut")
     assert differing(state(whole), state(resumed)) == []
     assert found.trace == expected.trace
+
+
+@pytest.mark.parametrize("method", ["magnitude", "movement, global"])
+def test_gates_close_a_few_at_each_step(method, monkeypatch):
+    """Readings are far between; what is pruned from one step to the next is not much more than the ramp is steep there."""
+    monkeypatch.setattr(fine_pruning, "READINGS", 20)
+    model = model_of()
+    left = left_by_density(model)
+    masks = attach(model, GRANULARITIES["unstructured"], method_of(METHODS[method]))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for scores in masks.scores:
+            scores.copy_(torch.randn(scores.shape, generator=generator))
+    pruner = Pruner(masks, Schedule(400, warmup=40, cooldown=120), left, 0.1, {})
+    found = [masks.density() for step in range(400) if pruner.before(step) is None]
+    steepest = 3 * 0.9 / 240
+    assert max(before - after for before, after in pairwise(found)) < 1.2 * steepest
+    assert found[-1] == pytest.approx(0.1, rel=0.01)
 
 
 def test_the_penalty_follows_what_is_left(tiny_tokenizer, tmp_path):
