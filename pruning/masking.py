@@ -95,8 +95,12 @@ class Masks:
     @torch.no_grad()
     def pending(self) -> float:
         """Share of the masked weights whose gates are on their way to close, each by how far it has come."""
-        on_the_way = sum(float((each.mask.keep - self.method.outlook(each.mask)).sum()) * each.mask.members for each in self.masked)
+        on_the_way = sum(float(self._closing(each.mask).sum()) * each.mask.members for each in self.masked)
         return on_the_way / sum(each.mask.keep.numel() * each.mask.members for each in self.masked)
+
+    def _closing(self, mask: Mask) -> Tensor:
+        far = mask.keep - self.method.outlook(mask)
+        return far if mask.protected is None else far.masked_fill(mask.protected, 0.0)
 
     @torch.no_grad()
     def closed(self) -> int:

@@ -23,12 +23,15 @@ from pruning.report import Headline, ModelReport, RunReport, StageReport, Target
 from pruning.run import Run, data_identity, model_identity
 from pruning.serving_latency import Decoding, measure_latency, own_decoding
 from pruning.stages import StageRecord
+from pruning.targets import goal_of
 from service.artifact import Latency, LayerShape, Manifest, Metric, read_manifest
 from service.model import AnyModel, load_model
 from service.runtime.onnx import machine
 
 HEADLINES = {"question-answering": "f1", "text-classification": "accuracy", "summarization": "rougeL"}
 TOLERATED_LOSS = {"question-answering": 1.5, "text-classification": 1.0, "summarization": 1.0}
+TOLERANCE = 0.05
+"""What is left after fine-pruning may differ by this much from what was asked for."""
 Pair = tuple[StageRecord, StageRecord]
 Evaluations = Mapping[tuple[str, str], Evaluation]
 
@@ -73,7 +76,13 @@ def report_on(current: Run, dense: Pair, targets: Sequence[FinishedTarget]) -> R
             StageReport(name=record.name, seconds=record.seconds, peak_memory_bytes=record.peak_memory_bytes, reused=record.reused)
             for record in current.stages.records.values()
         ),
-        notes=(*current.config.notes, *speed_notes(current), *layer_notes(_dense_manifest(current)), *baseline_notes(current)),
+        notes=(
+            *current.config.notes,
+            *missed_notes(targets),
+            *speed_notes(current),
+            *layer_notes(_dense_manifest(current)),
+            *baseline_notes(current),
+        ),
     )
     write_report(report, current.stages.folder / "report")
     return report
@@ -175,6 +184,17 @@ def asked_decoding(config: RunConfig) -> Decoding | None:
     if len(found) > 1:
         raise ConfigError("targets of one run differ in `target_length`, `beams` or `requests`; give all the same, or make two runs")
     return next(iter(found), None)
+
+
+def missed_notes(targets: Sequence[FinishedTarget]) -> tuple[str, ...]:
+    """Which targets were steered for and not met."""
+    found = ((each.target, each.masked.details.get("left")) for each in targets)
+    return tuple(
+        f"{target.label} was not met: {100 * left:.1f} % of what it counts is left, and {100 * goal_of(target):.1f} % should be; "
+        "a finer granularity or a longer ramp comes nearer."
+        for target, left in found
+        if target is not None and left is not None and abs(left / goal_of(target) - 1) > TOLERANCE
+    )
 
 
 def speed_notes(current: Run) -> tuple[str, ...]:

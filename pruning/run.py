@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning import checkpoint
-from pruning.config import DataSource, RunConfig, chosen
+from pruning.config import DataSource, RunConfig, TrainConfig, chosen
 from pruning.data import Example, find_file, load_examples, source_name, without_documents
 from pruning.stages import Stages
 from pruning.tasks import task_named
@@ -90,6 +90,13 @@ def model_identity(model: str) -> object:
     """What stages depend on of the model that a run starts from."""
     folder = Path(model)
     return [model, [_file_identity(path) for path in sorted(folder.glob("*.safetensors"))]] if folder.is_dir() else model
+
+
+def training_identity(config: RunConfig, settings: TrainConfig) -> dict[str, Any]:
+    """What a training depends on beside its settings and its rows: a teacher from elsewhere, and the rows that patience goes by."""
+    teacher = "dense" if settings.distillation is None else settings.distillation.teacher
+    found: dict[str, Any] = {} if teacher == "dense" else {"teacher": model_identity(teacher)}
+    return found if settings.patience is None else found | {"validation": data_identity(config.data.validation)}
 
 
 def generation_identity(config: RunConfig) -> dict[str, Any]:

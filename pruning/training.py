@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import get_last_checkpoint
 
 from pruning.config import TrainConfig
@@ -156,14 +157,17 @@ def run_trainer(
     for callback in (Progress(), *_callbacks(config, events)):
         trainer.add_callback(callback)
     torch.manual_seed(seed + process_index())  # each process drops out its own
-    started = time.perf_counter()
+    begun = from_main(lambda: last_whole_checkpoint(folder))
+    elapsed = Elapsed(seconds_until(begun))
+    trainer.add_callback(elapsed)
+    forget_peak_memory()
     with trainer.learning():
-        state = trainer.train_or_restore(from_main(lambda: last_whole_checkpoint(folder)))
+        state = trainer.train_or_restore(begun)
     trainer.accelerator.wait_for_everyone()  # the folder may go when this returns
     model.eval()
     return TrainingResult(
         steps=state.global_step,
-        seconds=time.perf_counter() - started,
+        seconds=elapsed.seconds,
         peak_memory_bytes=peak_memory_bytes(),
         loss=last_loss(state),
         validation_loss=tuple(float(entry["eval_loss"]) for entry in state.log_history if "eval_loss" in entry),
@@ -225,8 +229,17 @@ def computes_in_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def forget_peak_memory() -> None:
+    """Count the peak from now on, where the system can: else it is that of all that the process has done."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_memory_bytes() -> int:
-    """Peak resident memory of this process."""
+    """Peak resident memory of this process, since it was last forgotten."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -285,6 +298,31 @@ class Progress(ProgressCallback):  # type: ignore[misc]  # transformers is not t
         shown = [f"{name} {value:.4g}" for name, value in (logs or {}).items() if name in SHOWN]
         if len(shown) > 1 and self.training_bar is not None:
             self.training_bar.write("  ".join(shown), file=sys.stderr)
+
+
+class Elapsed(TrainerCallback, ExportableState):  # type: ignore[misc]  # transformers is not typed
+    """How long a training has taken, with what it took before it was interrupted."""
+
+    def __init__(self, before: float) -> None:
+        """Begin now, `before` seconds in."""
+        self._begun = time.perf_counter() - before
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return time.perf_counter() - self._begun
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"args": {"before": self.seconds}, "attributes": {}}
+
+
+def seconds_until(checkpoint: str | None) -> float:
+    """How long a training had taken when it wrote this checkpoint; 0 without one."""
+    if checkpoint is None:
+        return 0.0
+    saved = TrainerState.load_from_json(str(Path(checkpoint) / STATE_NAME)).stateful_callbacks
+    return float(saved[Elapsed.__name__]["args"]["before"]) if Elapsed.__name__ in saved else 0.0
 
 
 class Patience(EarlyStoppingCallback):  # type: ignore[misc]  # transformers is not typed

@@ -68,6 +68,11 @@ class Mask(nn.Module):
         self.protected = groups
         self.keep[groups] = 1.0
 
+    def mean_of_free(self, values: Tensor) -> Tensor:
+        """Mean over the groups whose gates may close, a scalar; 0 where there is none."""
+        free = values if self.protected is None else values[~self.protected]
+        return free.mean() if free.numel() else free.sum()
+
     def freeze(self) -> None:
         """From now on the gates stay as they are, and the scores learn nothing more."""
         if self.scores is not None:

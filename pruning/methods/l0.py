@@ -93,7 +93,7 @@ class L0:
 
     def penalty(self, mask: Mask) -> Tensor:
         """Mean probability that a gate is not 0."""
-        return _open(mask).mean()
+        return mask.mean_of_free(_open(mask))
 
     @torch.no_grad()
     def outlook(self, mask: Mask) -> Tensor:

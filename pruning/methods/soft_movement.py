@@ -41,7 +41,7 @@ class SoftMovement:
 
     def penalty(self, mask: Mask) -> Tensor:
         """Mean sigmoid of the scores."""
-        return torch.sigmoid(mask.learned).mean()
+        return mask.mean_of_free(torch.sigmoid(mask.learned))
 
     @torch.no_grad()
     def outlook(self, mask: Mask) -> Tensor:

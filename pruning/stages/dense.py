@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, set_seed
 
 from pruning import checkpoint
 from pruning.config import chosen
-from pruning.run import Run, data_identity, generation_identity, model_identity
+from pruning.run import Run, data_identity, generation_identity, model_identity, training_identity
 from pruning.stages.models import initial_model, teacher_model
 from pruning.stages.store import StageRecord
 from pruning.training import TrainingResult, train
@@ -41,7 +41,7 @@ def train_dense(current: Run) -> StageRecord:
         "length": (config.max_length, config.stride),
         **generation_identity(config),
         "seed": config.seed,
-        "train": [chosen(stage) for stage in config.train],
+        "train": [chosen(stage) | training_identity(config, stage) for stage in config.train],
         "data": [data_identity(config.sources_of_stage(number)) for number in range(len(config.train))],
     }
     return current.stages.get(DENSE, inputs, make, together=True)

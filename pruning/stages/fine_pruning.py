@@ -14,7 +14,7 @@ from pruning.analysis import save_masks
 from pruning.compaction import live_structure
 from pruning.config import FinePruneConfig, GenerationTarget, SpeedupTarget, Target, chosen
 from pruning.fine_pruning import fine_prune
-from pruning.run import Run, data_identity, model_identity, pruning_identity
+from pruning.run import Run, data_identity, model_identity, pruning_identity, training_identity
 from pruning.stages.models import initial_model, shrunk_model, teacher_model, trainable_model
 from pruning.stages.store import StageRecord
 from pruning.targets import goal_of, left_by, left_by_density
@@ -89,6 +89,7 @@ def _fine_prune_stage(
         "model": model_identity(config.model) if pretrained else None,
         "guide": guide.key if guide else None,
         "fine_prune": {name: value for name, value in chosen(settings).items() if name != "targets"},
+        **training_identity(config, settings.train),
         "target": chosen(target) if target else None,
         "length": (config.max_length, config.stride),
         "data": data_identity(current.last_training),

@@ -16,7 +16,7 @@ from pruning.data import Example, SummaryExample
 from pruning.filling import revive, zeros_held
 from pruning.pseudo_labels import with_pseudo_labels, write_summaries
 from pruning.quantization_aware import rounding
-from pruning.run import Run, data_identity, generation_identity, model_identity
+from pruning.run import Run, data_identity, generation_identity, model_identity, training_identity
 from pruning.stages.models import teacher_model, trainable_model
 from pruning.stages.store import StageRecord
 from pruning.training import train
@@ -55,7 +55,7 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
     inputs = {
         "compact": small.key,
         "dense": dense.key,
-        "recover": chosen(settings),
+        "recover": chosen(settings) | training_identity(config, settings),
         **({"pseudo_labels": written.key} if written else {}),
         "data": data_identity(current.last_training),
         "seed": config.seed,

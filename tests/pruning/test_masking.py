@@ -14,7 +14,7 @@ from pruning.fine_pruning import HIGHEST_THRESHOLD
 from pruning.masking import Masks, attach
 from pruning.methods import method_of
 from pruning.steering import solve_level
-from pruning.structure import LayerStructure, linears, parameters
+from pruning.structure import LayerStructure, dense_structure, linears, parameters
 from tests.pruning.helpers import FAMILY_NAMES, outputs_of, random_batch, tiny_model
 from tests.pruning.method_cases import CASES, GRANULARITIES, METHODS
 
@@ -194,3 +194,18 @@ def test_saturated_l0_gates_can_still_be_ranked(lowest: float):
     assert left(solve_level(left, 0.3, low=method.lowest_level, high=HIGHEST_THRESHOLD)) == pytest.approx(0.3, rel=0.01)
     masks.freeze()
     assert all(bool((each.mask.gate()[each.mask.keep > 0] > 0).all()) for each in masks.masked)
+
+
+@pytest.mark.parametrize("method", ["soft movement", "l0"])
+def test_protected_gates_are_neither_pushed_nor_awaited(method: str):
+    """However low their scores, none of them is on its way to close, and the penalty passes them over."""
+    model = tiny_model("bert", "text-classification", intermediate=32)
+    masks = attach(model, GRANULARITIES["struct"], method_of(METHODS[method]), protected=dense_structure(model))
+    with torch.no_grad():
+        for scores in masks.scores:
+            scores.fill_(-7.0)
+    masks.close(0.1, step=0)
+    assert masks.density() == 1.0
+    assert masks.pending() == 0.0
+    masks.penalty({}).backward()
+    assert all(scores.grad is None or not scores.grad.any() for scores in masks.scores)

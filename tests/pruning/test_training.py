@@ -1,5 +1,6 @@
 """Fine-tuning: what is interrupted ends as if it had not been, what is frozen stays, and the order of rows is pure."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertTokenizerFast, PreTrainedModel
+from transformers.trainer_utils import get_last_checkpoint
 
 from pruning.compaction import compact
 from pruning.config import TrainConfig
@@ -52,6 +54,17 @@ def test_resumed_equals_uninterrupted(task: str, steps: int, tiny_tokenizer: Ber
     resumed = run(again, tiny_tokenizer, kind, tmp_path / "parts")
     assert resumed.steps == expected.steps == 6
     assert differing(state(again), state(whole)) == []
+
+
+def test_what_was_interrupted_counts_the_time_before(tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
+    """A training that is over already took what it took, however soon it is found to be."""
+    kind = task_named("text-classification")
+    run(trainable(kind), tiny_tokenizer, kind, tmp_path)
+    last = Path(str(get_last_checkpoint(str(tmp_path)))) / "trainer_state.json"
+    content = json.loads(last.read_text())
+    content["stateful_callbacks"]["Elapsed"]["args"]["before"] = 5000.0
+    last.write_text(json.dumps(content))
+    assert 5000 < run(trainable(kind), tiny_tokenizer, kind, tmp_path).seconds < 5100
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(2.0, 6), (1.5, 5)], ids=["at the end of an epoch", "inside one"])
