@@ -40,9 +40,9 @@ class GenerationTarget(Section):
 
 
 class DensityTarget(Section):
-    """A share of the encoder's linear weights."""
+    """A share of the layers' linear weights."""
 
-    density: float = Field(gt=0, lt=1, description="Encoder linear weights left over all of them.")
+    density: float = Field(gt=0, lt=1, description="Linear weights of the layers left over all of them.")
 
     @property
     def label(self) -> str:
@@ -51,7 +51,7 @@ class DensityTarget(Section):
 
 
 class MacsTarget(Section):
-    """A share of the encoder's multiply-accumulates at one length."""
+    """A share of the layers' multiply-accumulates at one length."""
 
     macs: float = Field(gt=0, lt=1, description="MACs left over the dense model's.")
     sequence_length: int = Field(128, gt=0, description="Tokens in the row, the attention core included.")
