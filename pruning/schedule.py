@@ -45,11 +45,6 @@ def cubic(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1.0 - progress) ** 3
 
 
-def density_at(schedule: Schedule, step: int, *, end: float) -> float:
-    """Share of the weights that stays, for methods that keep the best: from all of them to `end`."""
-    return cubic(1.0, end, schedule.progress(step))
-
-
 def threshold_at(schedule: Schedule, step: int, *, end: float) -> float:
     """Threshold that a score's sigmoid has to exceed: from 0, where all stay, to `end`."""
     return cubic(0.0, end, schedule.progress(step))

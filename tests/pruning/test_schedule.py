@@ -2,29 +2,31 @@
 
 import pytest
 
-from pruning.schedule import Schedule, cubic, density_at, penalty_at, threshold_at
+from pruning.schedule import Schedule, cubic, penalty_at, threshold_at
+from pruning.steering import wanted_at
 
 SCHEDULE = Schedule(steps=100, warmup=10, cooldown=30)
+
+
+def wanted(step: int) -> float:
+    """Share that should be left of what is to end at a fifth."""
+    return wanted_at(SCHEDULE.progress(step), 0.2)
 
 
 def test_nothing_is_pruned_in_the_warm_up_and_all_by_the_cool_down():
     """The ends of the ramp are exact."""
     for step in (0, 10):
-        assert (density_at(SCHEDULE, step, end=0.2), threshold_at(SCHEDULE, step, end=0.1), penalty_at(SCHEDULE, step, weight=5)) == (
-            1,
-            0,
-            0,
-        )
+        assert (wanted(step), threshold_at(SCHEDULE, step, end=0.1), penalty_at(SCHEDULE, step, weight=5)) == (1, 0, 0)
     for step in (70, 99, 100):
-        assert density_at(SCHEDULE, step, end=0.2) == 0.2
+        assert wanted(step) == 0.2
         assert threshold_at(SCHEDULE, step, end=0.1) == 0.1
         assert penalty_at(SCHEDULE, step, weight=5) == 5
 
 
 def test_the_ramp_is_cubic_and_falls_fastest_at_first():
     """Half way it has done seven eighths of its work."""
-    assert density_at(SCHEDULE, 40, end=0.2) == pytest.approx(0.2 + 0.8 / 8)
-    falls = [density_at(SCHEDULE, step, end=0.2) - density_at(SCHEDULE, step + 1, end=0.2) for step in range(10, 70)]
+    assert wanted(40) == pytest.approx(0.2 + 0.8 / 8)
+    falls = [wanted(step) - wanted(step + 1) for step in range(10, 70)]
     assert falls == sorted(falls, reverse=True)
     assert cubic(3.0, 3.0, 0.4) == 3.0
 
