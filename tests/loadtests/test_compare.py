@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from loadtests.cli import main
 from loadtests.client import Client
-from loadtests.compare import Kept, conditions_of, notes_of, sample_of, too_short, wrong_answers
+from loadtests.compare import Kept, conditions_of, memory_of, notes_of, sample_of, too_short, wrong_answers
 from loadtests.deadline import Deadline
 from loadtests.described import served_row
 from loadtests.errors import LoadTestError, MeasurementError, ServiceError
@@ -24,7 +24,7 @@ from loadtests.load import Made
 from loadtests.machine import Reading
 from loadtests.plan import Plan, Subject, parse_subjects
 from loadtests.request_log import Row, load_log, log_of
-from loadtests.results import Result, read_result
+from loadtests.results import Memory, Result, read_result
 from loadtests.run import run, stages
 from loadtests.statistics import Objective
 from loadtests.targets import Target
@@ -232,3 +232,9 @@ def test_a_run_that_takes_too_long_ends(tmp_path):
     """No load is made after the deadline."""
     with jobs_of(PLAN, Target(FAKE)) as jobs, pytest.raises(MeasurementError, match="did not end in"):
         run(replace(jobs, deadline=Deadline(0.0, 0.0)), output=tmp_path / "out", **QUIET)
+
+
+def test_memory_is_the_most_after_a_visit():
+    """Not the last reading; nothing where the service was not started here."""
+    assert memory_of(10, [30, 50, 40]) == Memory(10, 50)
+    assert memory_of(None, [30]) is memory_of(10, [None]) is None

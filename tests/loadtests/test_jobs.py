@@ -133,3 +133,16 @@ def test_what_generates_is_not_quantized_for_attribution(tmp_path, monkeypatch):
     with pytest.raises(ServiceError), jobs_of(Plan(("qa", "summarize"), PLAN.subjects), Target(models=tmp_path)):
         pass
     assert [bool(also) for also in asked] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "tasks", "connections"), [(["--quick"], ["qa"], 4), (["--quick", "--task", "classify"], ["classify"], 7)]
+)
+def test_options_come_to_jobs(options, tasks, connections, fake, tmp_path, monkeypatch):
+    """`--quick` is of /qa unless a task is named, and connections are those that are given."""
+    seen: list[jobs.Jobs] = []
+    monkeypatch.setattr(cli, "run", lambda found, **_: seen.append(found))
+    given = ["--connections", str(connections)] if connections != 4 else []
+    CliRunner().invoke(main, ["compare", "--url", fake.url, "--output", str(tmp_path / "out"), *options, *given])
+    assert [job.task.name for job in seen[0].tasks] == tasks
+    assert [job.plan.connections for job in seen[0].tasks] == [connections]
