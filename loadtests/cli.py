@@ -119,6 +119,7 @@ def compare(
     metrics = None if metrics_port is None else (metrics_address, metrics_port)
     if (others := others_now()) > MOST_OTHERS:
         click.echo(f"other processes take {others:.0%} of the machine now; while they do, the run is void", err=True)
+    click.echo("looking whether every variant is there", err=True)
     with jobs_of(plan, target) as jobs:
         for note in jobs.all_notes:
             click.echo(note, err=True)

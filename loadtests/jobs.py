@@ -1,7 +1,7 @@
 """What a comparison measures of each task, made sure of before the first load: nothing is lost to a variant that turns out not to be there.
 
-Each variant is started once, alone, or asked for where a service runs. A default one that a task cannot have is left out with a note; one
-that was named is an error.
+Each variant is started once, alone, or asked for where a service runs; of one task whose variants are all named, that is left to the
+measurement's own start. A default one that a task cannot have is left out with a note; one that was named is an error.
 """
 
 import time
@@ -88,10 +88,15 @@ def jobs_of(plan: Plan, target: Target) -> Iterator[Jobs]:
         yield Jobs(plan, target, cores, tuple(jobs), tuple(notes), deadline)
 
 
+def missing(artifacts: Artifacts | None, subjects: Sequence[Subject]) -> dict[str, str]:
+    """Why the artifact of a subject is not there, by its label."""
+    reasons = {} if artifacts is None else artifacts.missing
+    return {each.label: reasons[each.variant] for each in subjects if each.variant in reasons}
+
+
 def refusals(target: Target, task: Task, artifacts: Artifacts | None, subjects: Sequence[Subject], cores: Cores) -> dict[str, str]:
     """Why a subject cannot be had, by its label."""
-    missing = {} if artifacts is None else artifacts.missing
-    found = {each.label: missing[each.variant] for each in subjects if each.variant in missing}
+    found = missing(artifacts, subjects)
     for subject in subjects:
         if subject.label not in found:
             try:
@@ -109,7 +114,8 @@ def _job_of(plan: Plan, target: Target, task: Task, cores: Cores, stack: ExitSta
         subjects = listed(Client(target.url), task)
     also = FOR_ATTRIBUTION if plan.below and not task.generates else ()
     artifacts = stack.enter_context(artifacts_of(target, task, subjects, also=also))
-    refused = refusals(target, task, artifacts, subjects, cores)
+    starts_first = plan.named and len(plan.tasks) == 1  # then the measurement's own start comes before any load, and says the same
+    refused = missing(artifacts, subjects) if starts_first else refusals(target, task, artifacts, subjects, cores)
     if refused and plan.named:
         raise ServiceError("; ".join(f"{label} cannot be measured for {task.path}: {reason}" for label, reason in refused.items()))
     kept = tuple(each for each in subjects if each.label not in refused)

@@ -146,3 +146,12 @@ def test_options_come_to_jobs(options, tasks, connections, fake, tmp_path, monke
     CliRunner().invoke(main, ["compare", "--url", fake.url, "--output", str(tmp_path / "out"), *options, *given])
     assert [job.task.name for job in seen[0].tasks] == tasks
     assert [job.plan.connections for job in seen[0].tasks] == [connections]
+
+
+def test_one_task_of_named_variants_is_not_started_twice():
+    """Its own start comes before any load; with a second task, all are started first."""
+    target, subjects = Target(("false",)), parse_subjects("dense,compact")
+    with jobs_of(Plan(("qa",), subjects, named=True), target) as found:
+        assert labels(found) == {"qa": ["dense", "compact"]}
+    with pytest.raises(ServiceError, match="for /qa"), jobs_of(Plan(("qa", "classify"), subjects, named=True), target):
+        pass
