@@ -22,8 +22,16 @@ import click
 
 READY = "/v2/health/ready"
 QUESTION = {"question": "Who wrote it?", "context": "Ada wrote it in 1843, in a note to a paper by Menabrea. " * 12}
-REQUESTS = (("/qa", json.dumps({"inputs": QUESTION})), ("/classify", json.dumps({"inputs": "It cuts cleanly and has never once jammed."})))
+REQUESTS = {
+    "question-answering": ("/qa", json.dumps({"inputs": QUESTION})),
+    "text-classification": ("/classify", json.dumps({"inputs": "It cuts cleanly and has never once jammed."})),
+    "summarization": (
+        "/summarize",
+        json.dumps({"inputs": QUESTION["context"], "parameters": {"generate_parameters": {"num_beams": 1, "max_new_tokens": 32}}}),
+    ),
+}
 OK, REFUSED = 200, 503
+Request = tuple[str, str]
 POLL_SECONDS = 0.1
 START_SECONDS = 120.0
 LOOK = """
@@ -77,8 +85,9 @@ def main(engine: str, container: str, url: str, clients: int, seconds: float) ->
 
 @dataclass
 class Load:
-    """What became of requests: answers by status, how many good ones came after the stop began, and those that were lost."""
+    """What became of `requests`: answers by status, how many good ones came after the stop began, and those that were lost."""
 
+    requests: Sequence[Request]
     statuses: Counter[int] = field(default_factory=Counter)
     while_stopping: int = 0
     lost: list[str] = field(default_factory=list)
@@ -88,10 +97,10 @@ class Load:
     def ask(self, address: str, turn: int) -> None:
         """One client: requests one after another until the service wants no more."""
         while not self.leaving.is_set():
-            path, body = REQUESTS[turn % len(REQUESTS)]
+            path, body = self.requests[turn % len(self.requests)]
             turn += 1
             try:
-                status = request(address, "POST", path, body)
+                status, _ = fetched(address, "POST", path, body)
             except (OSError, http.client.HTTPException) as error:
                 self.lost.append(f"{path}: {type(error).__name__}: {error}")
                 return
@@ -107,7 +116,8 @@ class Load:
 
 def stopped_under_load(stop: Sequence[str], url: str, *, clients: int, seconds: float) -> Load:
     """What became of the requests of so many clients, when `stop` is called while they ask."""
-    address, load = urlsplit(url).netloc, Load()
+    address = urlsplit(url).netloc
+    load = Load(served(address))
     asking = [threading.Thread(target=load.ask, args=(address, number)) for number in range(clients)]
     for thread in (*asking, threading.Thread(target=load.watch, args=(address,), daemon=True)):
         thread.start()
@@ -118,6 +128,15 @@ def stopped_under_load(stop: Sequence[str], url: str, *, clients: int, seconds: 
     for thread in asking:
         thread.join()
     return load
+
+
+def served(address: str) -> list[Request]:
+    """A request of each task that is served; `ValueError` for none."""
+    tasks = {row["task"] for row in json.loads(fetched(address, "GET", "/v1/variants")[1])}
+    found = [each for task, each in REQUESTS.items() if task in tasks]
+    if not found:
+        raise ValueError(f"{address} serves none of {', '.join(REQUESTS)}")
+    return found
 
 
 def wait_until_ready(url: str) -> None:
@@ -132,7 +151,7 @@ def wait_until_ready(url: str) -> None:
 def ready(address: str) -> bool:
     """Whether the service says that requests should come."""
     try:
-        return request(address, "GET", READY) == OK
+        return fetched(address, "GET", READY)[0] == OK
     except (OSError, http.client.HTTPException):
         return False
 
@@ -148,14 +167,13 @@ def unconfined(found: dict[str, object]) -> list[str]:
     return [*(["it runs as root"] if found["user"] == 0 else []), *(name for name, value in found.items() if name != "user" and value)]
 
 
-def request(address: str, method: str, path: str, body: str | None = None) -> int:
-    """The status of an answer that was read to its end."""
+def fetched(address: str, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
+    """Status and body of an answer that was read to its end."""
     connection = http.client.HTTPConnection(address, timeout=_TIMEOUT_SECONDS)
     try:
         connection.request(method, path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
-        answer.read()
-        return answer.status
+        return answer.status, answer.read()
     finally:
         connection.close()
 

@@ -89,7 +89,7 @@ def requests(client: Client) -> Iterator[tuple[str, str]]:
     for task in TASKS.values():
         for row in client.served(task):
             which = {"model": row["model"], "variant": row["variant"]}
-            texts = own_texts(task, parse_lengths("48"), count=client.counter(task, which), texts=1, seed=0)
+            texts = own_texts(task, parse_lengths("48"), count=client.counter(task, which, whole=True), texts=1, seed=0)
             [prepared] = client.prepare(task, texts.inputs, **which)
             yield prepared.path, prepared.body
 

@@ -5,23 +5,24 @@ Nothing here imports that side or the service: a folder's `manifest.json` says w
 
 import importlib.util
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from loadtests.children import run_child
-from loadtests.errors import ServiceError
+from loadtests.errors import MeasurementError, ServiceError
 from loadtests.texts import Task
 
 MANIFEST = "manifest.json"
 QUANTIZED = "-int8"
 NEEDED_TO_QUANTIZE = ("torch", "onnx", "transformers")
 
-_QUANTIZE_SECONDS = 600.0
+_QUANTIZE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,19 @@ class Artifacts:
         model: its name.
         manifests: by variant.
         made: variants that were not there before.
+        missing: why a variant that was asked for is not there, by its name.
     """
 
     folder: Path
     model: str
     manifests: dict[str, dict[str, Any]]
     made: tuple[str, ...]
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def require(self, variant: str) -> None:
+        """`ServiceError` where it is not there."""
+        if variant in self.missing:
+            raise ServiceError(self.missing[variant])
 
     def path(self, variant: str) -> Path:
         """Of one artifact."""
@@ -46,29 +54,31 @@ class Artifacts:
 
 
 @contextmanager
-def gathered(models: Path, task: Task, variants: Sequence[str], *, also: Sequence[str] = ()) -> Iterator[Artifacts]:
+def gathered(models: Path, task: Task, variants: Sequence[str]) -> Iterator[Artifacts]:
     """These variants of the task's model, until the block ends.
 
     Args:
         models: folder of all artifacts.
         task: whose model is taken; of several, the first by name.
-        variants: which; one in 8 bits is made, where it is missing and the other is there. `ServiceError` for any other.
-        also: variants that are taken, or made, where that can be done.
+        variants: which; one in 8 bits is made, where it is missing and the other is there.
     """
     with tempfile.TemporaryDirectory(prefix="secateur-models-") as name:
         found = folders_of(models, task)
         model = next(iter(found.values())).parent.name
-        target, made = Path(name) / model, list[str]()
+        target, made, missing = Path(name) / model, list[str](), dict[str, str]()
         target.mkdir()
-        for variant in dict.fromkeys((*variants, *also)):
-            with suppress(*(() if variant in variants else (ServiceError,))):
-                if variant in found:
-                    (target / variant).symlink_to(found[variant].resolve(), target_is_directory=True)
-                else:
-                    make(variant, found, task, target / variant)
-                    made.append(variant)
+        for variant in dict.fromkeys(variants):
+            if variant in found:
+                (target / variant).symlink_to(found[variant].resolve(), target_is_directory=True)
+                continue
+            try:
+                make(variant, found, task, target / variant)
+                made.append(variant)
+            except (ServiceError, MeasurementError) as error:
+                missing[variant] = str(error)
+                shutil.rmtree(target / variant, ignore_errors=True)
         manifests = {path.name: manifest_of(path) for path in sorted(target.iterdir()) if (path / MANIFEST).is_file()}
-        yield Artifacts(Path(name), model, manifests, tuple(made))
+        yield Artifacts(Path(name), model, manifests, tuple(made), missing)
 
 
 def folders_of(models: Path, task: Task) -> dict[str, Path]:

@@ -12,7 +12,9 @@ from typing import IO
 from loadtests.errors import MeasurementError
 
 STOP_SECONDS = 10.0
-NOT_INHERITED = frozenset({"SECATEUR_API_KEYS", "SECATEUR_TOKENS_PER_MINUTE", "SECATEUR_ADMIN_PORT", "SECATEUR_HOST", "SECATEUR_PORT"})
+NOT_INHERITED = frozenset(
+    f"SECATEUR_{name}" for name in ("API_KEYS", "TOKENS_PER_MINUTE", "ADMIN_PORT", "HOST", "PORT", "WEIGHTS", "PREFER")
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def start(
     environment: Mapping[str, str],
     given: IO[bytes] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a command, without settings of ours that would lock us out or take a port twice."""
+    """Start a command, without settings of ours that would lock us out, take a port twice, or name variants that it does not load."""
     inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
     return subprocess.Popen(
         list(command),

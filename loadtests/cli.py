@@ -7,23 +7,26 @@ import click
 
 from loadtests.command_line import CommandGroup, bar, finish, options_of_load, output_or
 from loadtests.errors import LoadTestError
-from loadtests.gates import GATES, parse_gate
+from loadtests.gates import parse_gate
+from loadtests.jobs import jobs_of
 from loadtests.lengths import parse_lengths
 from loadtests.machine import MOST_OTHERS, others_now
 from loadtests.plan import (
+    DEFAULT_VARIANTS,
     DISTINCT,
     FEW_SHARES,
     LEAST_ROUNDS,
     MINUTES_PER_TASK,
     QUICK_DISTINCT,
-    QUICK_MINUTES,
+    QUICK_MINUTES_PER_TASK,
+    ROUNDS,
     SHARES,
     Plan,
     parse_subjects,
 )
 from loadtests.run import run, stages
 from loadtests.shape_commands import SHAPE_COMMANDS
-from loadtests.targets import Target, tasks_of
+from loadtests.targets import target_of, tasks_of
 from loadtests.texts import TASKS
 from loadtests.writing import lines
 
@@ -46,7 +49,8 @@ def main() -> None:
 
 @main.command()
 @click.option(
-    "--variants", default="dense,compact-int8,compact@openvino", show_default=True, help="The first is what others are compared with."
+    "--variants",
+    help=f"The first is what others are compared with. Without it {DEFAULT_VARIANTS}, as far as a task has them; with --url what it lists.",
 )
 @click.option(
     "--task",
@@ -55,18 +59,21 @@ def main() -> None:
     type=click.Choice(list(TASKS)),
     help="May be given several times; without it all that there is a model for, and with --quick qa.",
 )
-@click.option(
-    "--minutes", type=click.FloatRange(min=0.1), help="About how long loads take; 10.5 for each task, or 1.75 for all with --quick."
-)
-@click.option("--rounds", default=LEAST_ROUNDS, show_default=True, type=click.IntRange(min=LEAST_ROUNDS), help="Visits of each variant.")
+@click.option("--minutes", type=click.FloatRange(min=0.1), help="About how long loads take; 10 for each task, or 1.75 with --quick.")
+@click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(min=LEAST_ROUNDS), help="Visits of each variant.")
 @click.option("--quick", is_flag=True, help="To see that it works, not for figures.")
 @click.option(
     "--below/--no-below", default=True, help="Whether to measure what lies below HTTP, too: layers, raw sessions, what each step won."
 )
-@click.option("--gate", "gates", multiple=True, help="What to ask for in place of the project's promises: qa:compact-int8/dense>=3.5.")
+@click.option(
+    "--gate",
+    "gates",
+    multiple=True,
+    help="What to ask for: qa:compact-int8/dense>=3.5. Without it the project's gates, of models that ship.",
+)
 @options_of_load
 def compare(
-    variants: str,
+    variants: str | None,
     tasks: tuple[str, ...],
     length: str | None,
     minutes: float | None,
@@ -82,7 +89,7 @@ def compare(
     """The highest rate that each variant keeps up with, and how many times the first one's that is.
 
     Texts, arrivals and cores are the same for all. Leave the machine alone meanwhile: a run that was disturbed is void. Ends with 1 when a
-    promise is broken, and with 3 when the run is void.
+    gate is missed, and with 3 when the run is void.
 
     \b
     Examples:
@@ -91,8 +98,8 @@ def compare(
       secateur-loadtest compare --variants dense,dense-int8,compact-int8 --task qa --length 384
       secateur-loadtest compare --url http://localhost:8000 --variants dense,compact-int8 --task classify --length 16-128
     """
-    subjects, lengths = parse_subjects(variants), parse_lengths(length) if length else None
-    promised, target = tuple(map(parse_gate, gates)) or GATES, Target(url=url, models=None if url else models)
+    subjects = parse_subjects(variants or DEFAULT_VARIANTS) if variants or not url else ()
+    lengths, asked, target = parse_lengths(length) if length else None, tuple(map(parse_gate, gates)), target_of(url, models)
     named = tasks or (QUICK_TASKS if quick else ())
     if (length or rest["texts"]) and len(named) != 1:
         raise LoadTestError("--length and --texts are of one task; name it by --task")
@@ -100,8 +107,9 @@ def compare(
     plan = Plan(
         tasks=chosen,
         subjects=subjects,
+        named=variants is not None,
         lengths=lengths,
-        minutes=minutes or (QUICK_MINUTES if quick else MINUTES_PER_TASK * len(chosen)),
+        minutes=minutes or (QUICK_MINUTES_PER_TASK if quick else MINUTES_PER_TASK) * len(chosen),
         shares=FEW_SHARES if quick else SHARES,
         distinct=QUICK_DISTINCT if quick else DISTINCT,
         quick=quick,
@@ -111,8 +119,12 @@ def compare(
     metrics = None if metrics_port is None else (metrics_address, metrics_port)
     if (others := others_now()) > MOST_OTHERS:
         click.echo(f"other processes take {others:.0%} of the machine now; while they do, the run is void", err=True)
-    with bar("comparing", stages(plan, target)) as progress:
-        result = run(plan, target, gates=promised, output=folder, progress=progress, metrics=metrics)
+    click.echo("looking whether every variant is there", err=True)
+    with jobs_of(plan, target) as jobs:
+        for note in jobs.all_notes:
+            click.echo(note, err=True)
+        with bar("comparing", stages(jobs)) as progress:
+            result = run(jobs, gates=asked, output=folder, progress=progress, metrics=metrics)
     click.echo("\n".join(lines(result)))
     click.echo(f"{result.cores}; written to {folder}, the page is {_report(folder)}", err=True)
     finish(result.void, failed=result.failed)

@@ -5,16 +5,17 @@ This is for before a load. The load itself comes from `loadtests.generator`.
 
 import http.client
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from loadtests.errors import ServiceError
-from loadtests.texts import Count, Inputs, Task, estimated_tokens
+from loadtests.texts import CUT, Count, Inputs, Task, estimated_tokens
 
 OK = 200
-TOKENS_HEADER = "x-compute-tokens"
+TOKENS_HEADER, CUT_HEADER = "x-compute-tokens", "x-truncated"
 
 _TIMEOUT_SECONDS = 60.0
 
@@ -87,12 +88,21 @@ class Client:
         models = [row["model"] for row in rows if row.get("task") == task.served_as]
         return [row for row in rows if models and row["model"] == models[0]]
 
-    def counter(self, task: Task, which: dict[str, str]) -> Count:
-        """How many tokens a text takes, by the answers of this service; estimated when they do not say."""
+    def counter(self, task: Task, which: dict[str, str], *, whole: bool = False) -> Count:
+        """How many tokens a text takes, by the answers of this service; estimated when they do not say.
+
+        Args:
+            task: what is asked.
+            which: model and variant.
+            whole: whether a text that the model would cut is too long for any length (`CUT`).
+        """
+        parameters = {**task.parameters, **task.counting}
 
         def count(inputs: Inputs) -> int:
-            said = self.post(task.path, body_of(task, inputs, which)).headers.get(TOKENS_HEADER, "")
-            return int(said) if said.isdigit() else estimated_tokens(inputs)
+            reply = self.post(task.path, _body(inputs, parameters, which))
+            if whole and reply.headers.get(CUT_HEADER) == "true":
+                return CUT
+            return tokens_of(reply, task) or estimated_tokens(inputs)
 
         return count
 
@@ -104,5 +114,18 @@ class Client:
 
 def body_of(task: Task, inputs: Inputs, which: dict[str, str]) -> str:
     """The body of a request; `which` names model and variant, where they matter."""
-    parameters = {"parameters": task.parameters} if task.parameters else {}
-    return json.dumps({"inputs": inputs, **parameters, **which})
+    return _body(inputs, task.parameters, which)
+
+
+def tokens_of(reply: Reply, task: Task) -> int | None:
+    """Tokens of the text that was sent, without those that were generated; None where the answer does not say."""
+    if task.generates:
+        with suppress(LookupError, TypeError):
+            return int(reply.json()[0]["details"]["usage"]["input_tokens"])
+        return None
+    said = reply.headers.get(TOKENS_HEADER, "")
+    return int(said) if said.isdigit() else None
+
+
+def _body(inputs: Inputs, parameters: Mapping[str, Any], which: dict[str, str]) -> str:
+    return json.dumps({"inputs": inputs, **({"parameters": parameters} if parameters else {}), **which})

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import click
 
 from loadtests.errors import LoadTestError
+from loadtests.writing import require_new
 
-BROKEN_PROMISE, BAD_INPUT, VOID = 1, 2, 3
+MISSED_GATE, BAD_INPUT, VOID = 1, 2, 3
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -48,14 +49,16 @@ def options_of_load(command: Command) -> Command:
 
 
 def output_or(given: Path | None, kind: str) -> Path:
-    """The folder that is named, or one named after the kind and the time."""
-    return given or Path("runs") / f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
+    """The folder that is named, or one named after the kind and the time; `LoadTestError` where it is there already."""
+    folder = given or Path("runs") / f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
+    require_new(folder)
+    return folder
 
 
 def finish(void: Sequence[str], *, failed: bool) -> None:
     """The exit code."""
     if void or failed:
-        raise click.exceptions.Exit(VOID if void else BROKEN_PROMISE)
+        raise click.exceptions.Exit(VOID if void else MISSED_GATE)
 
 
 @contextmanager
@@ -82,6 +85,9 @@ _OPTIONS = (
     click.option("--slo", "slo_ms", type=click.FloatRange(min=1), help="Milliseconds within which 99 of 100 answers come; the task's own."),
     click.option(
         "--arrivals", "spacing", default="poisson", show_default=True, type=click.Choice(["poisson", "fixed"]), help="When requests come."
+    ),
+    click.option(
+        "--connections", default=0, type=click.IntRange(min=0), help="Of closed loops; 0: 4, or 2 for each core, or 16 for /summarize."
     ),
     click.option("--seed", default=0, show_default=True, help="Of texts and arrivals."),
     click.option(

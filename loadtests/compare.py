@@ -6,8 +6,9 @@ variant's knee. The rate that keeps the objective is read off all rounds togethe
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 from loadtests.arrivals import Load, steady
 from loadtests.breakdown import EDGES_MS, histogram, split_of
 from loadtests.client import Client, Prepared
+from loadtests.deadline import NEVER, Deadline
 from loadtests.described import accuracy_of, artifact_of, scores_of, served_row
 from loadtests.errors import MeasurementError
-from loadtests.gates import CAPACITY, RATE, Ratio
+from loadtests.gates import CAPACITY, RATE, Bound, Ratio
 from loadtests.load import LoadGenerator, Made
-from loadtests.machine import Conditions, Reading, conditions, read, resident_bytes
+from loadtests.machine import Conditions, Reading, conditions, cores_with, read, resident_bytes
 from loadtests.plan import Plan, Subject
 from loadtests.request_log import RequestLog, joined
 from loadtests.results import Accuracy, Artifact, Memory, Point, SubjectResult, TaskResult
@@ -53,10 +55,17 @@ Rounds = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Visit:
-    """One subject in one round: what a closed loop did per second, and the requests of each rate, [rates]."""
+    """One subject in one round.
+
+    Attributes:
+        capacity: right answers per second of a closed loop.
+        logs: requests of each rate, [rates].
+        resident_bytes: memory of its service afterwards; None where that is not known.
+    """
 
     capacity: float
     logs: tuple[RequestLog, ...]
+    resident_bytes: int | None
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
@@ -87,6 +96,15 @@ class Met:
         return self.subject.label
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A load that was made: of which subject, by its label, and whether it was an open loop."""
+
+    label: str
+    is_open: bool
+    made: Made
+
+
 @dataclass
 class Bench:
     """What measures.
@@ -98,6 +116,8 @@ class Bench:
         folder: for the log of every load.
         pids: processes that are ours, beside this one and those that it has started; None where that cannot be told.
         progress: is told what begins.
+        deadline: after which no load is made.
+        made: loads, in order.
     """
 
     plan: Plan
@@ -106,7 +126,8 @@ class Bench:
     folder: Path
     pids: tuple[int, ...] | None
     progress: Progress
-    made: list[Made] = field(default_factory=list)
+    deadline: Deadline = NEVER
+    made: list[Kept] = field(default_factory=list)
 
     def client(self, subject: Subject) -> Client:
         """Of the service that serves a subject."""
@@ -114,12 +135,20 @@ class Bench:
 
     def read(self) -> Reading:
         """Processor time now."""
-        return read((os.getpid(), *(self.pids or ())))
+        pids = self.pids or ()
+        return read((os.getpid(), *pids), self.cores)
+
+    @cached_property
+    def cores(self) -> tuple[int, ...]:
+        """Numbers of those on which the service or the generator runs."""
+        return cores_with((*(self.pids or ()), self.generator.pid, *(server.pid for server in self.servers.values() if server.pid)))
 
     def closed(self, met: Met, *, connections: int, seconds: float, name: str) -> float:
         """Right answers per second of a closed loop; answers that were under way at its end count, and so does their time."""
+        self.deadline.check()
         url = self.servers[met.label].url
-        made = self._kept(self.generator.closed(url, met.requests, connections=connections, seconds=seconds), name)
+        made = self.generator.closed(url, met.requests, connections=connections, seconds=seconds)
+        self._keep(Kept(met.label, is_open=False, made=made), name)
         return int(made.log.good.sum()) / made.seconds
 
     def open(self, met: Met, *, rate: float, seconds: float, seed: int, name: str) -> RequestLog:
@@ -128,18 +157,24 @@ class Bench:
 
     def shape(self, met: Met, load: Load, *, seed: int, name: str) -> RequestLog:
         """Requests of any open load."""
+        self.deadline.check()
         made = self.generator.open(self.servers[met.label].url, met.requests, load, spacing=self.plan.spacing, seed=seed)
-        return self._kept(made, name).log
+        self._keep(Kept(met.label, is_open=True, made=made), name)
+        return made.log
 
-    def _kept(self, made: Made, name: str) -> Made:
+    def require_running(self, met: Met) -> None:
+        """`MeasurementError` when the service of a subject was started here and has ended."""
+        if (words := self.servers[met.label].ended) is not None:
+            raise MeasurementError(f"the service of {met.label} ended under load: {words}")
+
+    def _keep(self, kept: Kept, name: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        made.log.save(self.folder / f"{name}.npz")
-        self.made.append(made)
-        return made
+        kept.made.log.save(self.folder / f"{name}.npz")
+        self.made.append(kept)
 
 
 def compare_task(bench: Bench, task: Task) -> TaskResult:
-    """Everything about one task."""
+    """Everything about one task; the bench's plan is of this task, see `Plan.of_task`."""
     plan = bench.plan
     objective = Objective(plan.slo_ms or task.slo_ms, plan.failures)
     bench.progress(f"/{task.name}: texts")
@@ -170,7 +205,7 @@ def compare_task(bench: Bench, task: Task) -> TaskResult:
         conditions=conditions,
         void=(
             *conditions.reasons,
-            *wrong_answers([made.log for made in (*search, *rounds)], plan),
+            *wrong_answers([kept.made.log for kept in (*search, *rounds)], plan),
             *too_short(plan, objective, VOID_LOADS),
         ),
         notes=(*notes_of(results, known=bench.pids is not None), *too_short(plan, objective, SHORT_LOADS)),
@@ -190,10 +225,10 @@ def texts_for(bench: Bench, task: Task, rows: dict[str, dict[str, Any]]) -> Text
     plan = bench.plan
     label = min(rows, key=lambda each: float(str(rows[each].get("size_bytes", "inf"))))
     which = {name: str(rows[label][name]) for name in ("model", "variant")}
-    count = Client(bench.servers[label].url).counter(task, which)
+    client, chosen = Client(bench.servers[label].url), {"texts": plan.distinct, "seed": plan.seed}
     if plan.texts is not None:
-        return file_texts(task, plan.texts, count=count, texts=plan.distinct, seed=plan.seed)
-    return own_texts(task, plan.lengths or task.lengths, count=count, texts=plan.distinct, seed=plan.seed)
+        return file_texts(task, plan.texts, count=client.counter(task, which), **chosen)
+    return own_texts(task, plan.lengths or task.lengths, count=client.counter(task, which, whole=True), **chosen)
 
 
 def knee_of(bench: Bench, task: Task, met: Met, objective: Objective) -> Knee:
@@ -208,7 +243,9 @@ def knee_of(bench: Bench, task: Task, met: Met, objective: Objective) -> Knee:
         name = f"{prefix}-{next(numbers):02}"
         return step_of(rate, sample_of(bench.open(met, rate=rate, seconds=plan.times.knee, seed=plan.seed, name=name)))
 
-    return find_knee(measure, objective, first=OF_CAPACITY * capacity)
+    knee = find_knee(measure, objective, first=OF_CAPACITY * capacity)
+    bench.require_running(met)
+    return knee
 
 
 def visit_all(bench: Bench, task: Task, met: dict[str, Met], knees: dict[str, Knee]) -> dict[str, list[Visit]]:
@@ -228,11 +265,19 @@ def in_turns(plan: Plan) -> Iterator[tuple[int, Subject]]:
 
 
 def visit(bench: Bench, task: Task, met: Met, knee: Knee, number: int) -> Visit:
-    """One visit. The round's seed is every subject's, so all meet the same bunches of arrivals."""
+    """One visit. The round's seed is every subject's, so all meet the same bunches of arrivals.
+
+    Raises:
+        MeasurementError: the service ended, or answered nothing rightly.
+    """
     plan, prefix = bench.plan, f"{task.name}-{met.label}-round-{number:02}"
     capacity = bench.closed(met, connections=plan.connections, seconds=plan.times.closed, name=f"{prefix}-closed")
     ask = partial(bench.open, met, seconds=plan.times.step, seed=plan.seed + 1 + number)
-    return Visit(capacity, tuple(ask(rate=rate, name=f"{prefix}-{place}") for place, rate in enumerate(rates_of(plan, knee))))
+    logs = tuple(ask(rate=rate, name=f"{prefix}-{place}") for place, rate in enumerate(rates_of(plan, knee)))
+    bench.require_running(met)
+    if capacity == 0:
+        raise MeasurementError(f"{met.label} gives no right answer to {task.path} in round {number + 1}")
+    return Visit(capacity, logs, resident_bytes(bench.servers[met.label].pid))
 
 
 def rates_of(plan: Plan, knee: Knee) -> list[float]:
@@ -260,7 +305,7 @@ def subject_result(bench: Bench, task: Task, met: Met, knee: Knee, visits: Seque
         inside=is_inside(rates, rate.value),
         search=knee.steps,
         curve=tuple(point_of(plan.shares[place], each, [visit.logs[place] for visit in visits]) for place, each in enumerate(rates)),
-        memory=memory_of(met.loaded_bytes, resident_bytes(bench.servers[met.label].pid)),
+        memory=memory_of(met.loaded_bytes, [visit.resident_bytes for visit in visits]),
     )
 
 
@@ -270,9 +315,10 @@ def point_of(share: float, rate: float, logs: Sequence[RequestLog]) -> Point:
     return Point(share, step_of(rate, sample_of(log)), histogram(log), split_of(log))
 
 
-def memory_of(loaded: int | None, peak: int | None) -> Memory | None:
-    """None where either is not known."""
-    return None if loaded is None or peak is None else Memory(loaded, peak)
+def memory_of(loaded: int | None, visited: Sequence[int | None]) -> Memory | None:
+    """Before any load, and the most after a visit; None where either is not known."""
+    known = [each for each in visited if each is not None]
+    return Memory(loaded, max(known)) if loaded is not None and known else None
 
 
 def ratios_of(plan: Plan, task: Task, knees: dict[str, Knee], visits: dict[str, list[Visit]], objective: Objective) -> Iterator[Ratio]:
@@ -284,8 +330,21 @@ def ratios_of(plan: Plan, task: Task, knees: dict[str, Knee], visits: dict[str, 
     first = plan.subjects[0].label
     for label in (subject.label for subject in plan.subjects[1:]):
         if knees[label].rate and knees[first].rate:
-            yield Ratio(task.name, label, first, RATE, _ratio(plan, rate, label, first))
+            every = np.arange(plan.rounds)
+            above, below = (bound_of(rates_of(plan, knees[each]), rate(each, every)) for each in (label, first))
+            yield Ratio(task.name, label, first, RATE, _ratio(plan, rate, label, first), bound_of_ratio(above, below))
         yield Ratio(task.name, label, first, CAPACITY, _ratio(plan, lambda each, pick: capacity_of(visits[each], pick), label, first))
+
+
+def bound_of(rates: Sequence[float], rate: float) -> Bound:
+    """What a crossing at the end of what was visited says: at the fastest rate, that it is at least so much."""
+    return "" if is_inside(rates, rate) else "at least" if rate >= max(rates) else "at most"
+
+
+def bound_of_ratio(above: Bound, below: Bound) -> Bound:
+    """Of a quotient: what is below the line bounds it the other way round."""
+    turned: Bound = {"at least": "at most", "at most": "at least"}.get(below, below)  # type: ignore[assignment]
+    return above if turned in ("", above) else turned if above == "" else "about"
 
 
 def rate_at(rates: Sequence[float], visits: Sequence[Visit], objective: Objective, pick: Rounds) -> float:
@@ -298,12 +357,18 @@ def capacity_of(visits: Sequence[Visit], pick: Rounds) -> float:
     return float(np.median([visits[number].capacity for number in pick]))
 
 
-def conditions_of(made: Sequence[Made], before: Reading, after: Reading, *, known: bool) -> Conditions:
-    """Of all loads between two readings; what others took is 0 where our own processes are not known."""
-    lag = percentile(joined([each.log for each in made]).lag_ms, 99.0)
-    share = sum(each.cpu_seconds for each in made) / sum(each.seconds for each in made)
-    found = conditions(before, after, lag_p99_ms=lag, generator_share=share)
-    return found if known else Conditions(found.lag_p99_ms, 0.0, found.stolen_share, found.generator_share)
+def conditions_of(kept: Sequence[Kept], before: Reading, after: Reading, *, known: bool) -> Conditions:
+    """Of all loads between two readings; what others took is NaN where our own processes are not known.
+
+    Each subject counts by itself, so that a slow one, whose load is light, does not hide what befell a fast one.
+    """
+    loads = defaultdict[tuple[str, bool], list[Made]](list)
+    for each in kept:
+        loads[each.label, each.is_open].append(each.made)
+    lags = [percentile(joined([made.log for made in each]).lag_ms, 99.0) for (_, is_open), each in loads.items() if is_open]
+    shares = [sum(made.cpu_seconds for made in each) / sum(made.seconds for made in each) for each in loads.values()]
+    found = conditions(before, after, lag_p99_ms=max(lags, default=np.nan), generator_share=max(shares))
+    return found if known else replace(found, others_share=np.nan)
 
 
 def wrong_answers(logs: Sequence[RequestLog], plan: Plan) -> Iterator[str]:
@@ -318,8 +383,9 @@ def wrong_answers(logs: Sequence[RequestLog], plan: Plan) -> Iterator[str]:
 
 def too_short(plan: Plan, objective: Objective, many: float) -> Iterator[str]:
     """A load that lasts less than so many times the objective ends before what piles up is late."""
-    if 1e3 * plan.times.step < many * objective.slo_ms:
-        yield f"loads of {plan.times.step:.1f} s are short beside an objective of {objective.slo_ms:g} ms; give more --minutes"
+    shortest = min(plan.times.knee, plan.times.step)
+    if 1e3 * shortest < many * objective.slo_ms:
+        yield f"loads of {shortest:.1f} s are short beside an objective of {objective.slo_ms:g} ms; give more --minutes"
 
 
 def notes_of(results: Iterable[SubjectResult], *, known: bool) -> Iterator[str]:
@@ -330,7 +396,7 @@ def notes_of(results: Iterable[SubjectResult], *, known: bool) -> Iterator[str]:
         elif not result.inside:
             yield f"{result.label}: the rate within the objective is at the end of what was visited, and may lie beyond it"
     if not known:
-        yield "the service's processes are not known here, so what others took of its machine is not, either"
+        yield "the service's own processor time cannot be told apart here, so what other processes took is not known"
 
 
 def _ratio(plan: Plan, value: Callable[[str, Rounds], float], label: str, first: str) -> Interval:

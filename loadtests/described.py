@@ -5,11 +5,11 @@ from typing import Any
 
 from loadtests.client import OK, Client
 from loadtests.errors import ServiceError
-from loadtests.plan import Subject
+from loadtests.plan import RUNTIMES, Subject
 from loadtests.results import Accuracy, Artifact, Difference
 from loadtests.texts import Task
 
-SCORES = {"qa": "f1", "classify": "accuracy", "summarize": "rougeL"}
+DENSE = "dense"
 
 
 def served_row(client: Client, task: Task, subject: Subject) -> dict[str, Any]:
@@ -31,8 +31,7 @@ def artifact_of(client: Client, row: Mapping[str, Any], subject: Subject, *, tok
         subject: what was asked for.
         tokens: of the longest text, for the multiply-accumulates.
     """
-    reply = client.request("GET", f"/v2/models/{row['model']}/versions/{row['variant']}")
-    said: dict[str, Any] = reply.json().get("parameters", {}) if reply.status == OK else {}
+    said = _said_of(client, row)
     runtime = str(said.get("runtime", ""))
     if runtime and not runtime.startswith(subject.runtime):
         named = f"{subject.variant}@{runtime.split()[0]}"
@@ -51,6 +50,13 @@ def artifact_of(client: Client, row: Mapping[str, Any], subject: Subject, *, tok
     )
 
 
+def listed(client: Client, task: Task) -> tuple[Subject, ...]:
+    """Every variant that a service lists for a task, in the runtime that it runs in, the dense one first."""
+    rows = client.served(task)
+    found = [_subject(str(row["variant"]), str(_said_of(client, row).get("runtime") or RUNTIMES[0]).split()[0]) for row in rows]
+    return tuple(sorted(found, key=lambda subject: subject.variant != DENSE))
+
+
 def scores_of(row: Mapping[str, Any]) -> tuple[Accuracy, ...]:
     """All scores of a line; one that lacks a member is passed over."""
     return tuple(_scores(row.get("metrics") or ()))
@@ -58,7 +64,7 @@ def scores_of(row: Mapping[str, Any]) -> tuple[Accuracy, ...]:
 
 def accuracy_of(task: Task, scores: Sequence[Accuracy]) -> Accuracy | None:
     """The task's own score, on the data set that is named first."""
-    return next((score for score in scores if score.name == SCORES[task.name]), None)
+    return next((score for score in scores if score.name == task.score), None)
 
 
 def macs_at(manifest: Mapping[str, Any], tokens: int) -> float | None:
@@ -72,6 +78,17 @@ def macs_at(manifest: Mapping[str, Any], tokens: int) -> float | None:
         return None
     length, pairs = macs["sequence_length"], 2 * head_size * sum(layer["heads"] for layer in manifest.get("layers", ()))
     return float((macs["total"] - pairs * length**2) * tokens / length + pairs * tokens**2)
+
+
+def _said_of(client: Client, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the variant's own address says of it; nothing where there is none."""
+    reply = client.request("GET", f"/v2/models/{row['model']}/versions/{row['variant']}")
+    said: dict[str, Any] = reply.json().get("parameters", {}) if reply.status == OK else {}
+    return said
+
+
+def _subject(variant: str, runtime: str) -> Subject:
+    return Subject(variant if runtime == RUNTIMES[0] else f"{variant}@{runtime}", variant, runtime)
 
 
 def _scores(metrics: Sequence[Mapping[str, Any]]) -> Iterator[Accuracy]:

@@ -1,33 +1,42 @@
-"""What a comparison has to show, declared: how many times the rate of the baseline, and whether it did."""
+"""Gates: what a comparison has to show, declared as how many times the rate of the baseline, and whether it did."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from loadtests.errors import LoadTestError
 from loadtests.statistics import Interval
 
+Bound = Literal["", "at least", "at most", "about"]
+
 
 @dataclass(frozen=True)
 class Ratio:
-    """Of what is compared: `subject` over `baseline`, in one task; `of` says of what."""
+    """Of what is compared: `subject` over `baseline`, in one task; `of` says of what.
+
+    `bound` is empty where both rates lie between rates that were visited; otherwise the ratio is at least or at most so much, or about so.
+    """
 
     task: str
     subject: str
     baseline: str
     of: str
     interval: Interval
+    bound: Bound = ""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One promise: the rate that keeps the objective is at least so many times the baseline's.
+    """The rate that keeps the objective is at least so many times the baseline's.
 
     Attributes:
-        task: in which it is made.
+        task: in which.
         subject, baseline: labels of what is compared.
         least: the ratio.
-        lengths: of texts, for which it is made; empty for any.
+        lengths: of texts, for which it is declared; empty for any.
+        processors: instruction sets for which it is declared, in words; empty for any.
     """
 
     task: str
@@ -35,6 +44,7 @@ class Gate:
     baseline: str
     least: float
     lengths: str = ""
+    processors: str = ""
 
     def __str__(self) -> str:
         return f"{self.task}: {self.subject} at least {self.least:g}x the rate of {self.baseline}"
@@ -42,37 +52,59 @@ class Gate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a promise was kept; `passed` is None where it was not measured, or where the baseline has no rate."""
+    """Whether a gate was passed; None where it was not measured, where the baseline has no rate, and where `bound` leaves it open."""
 
     gate: str
     passed: bool | None
     interval: Interval | None
+    bound: Bound = ""
 
     @property
     def line(self) -> str:
         """In one line."""
         word = {True: "pass", False: "FAIL", None: "not measured"}[self.passed]
-        value = "" if self.interval is None else f": {self.interval.value:.2f}x ({self.interval.low:.2f} to {self.interval.high:.2f})"
-        return f"{word}  {self.gate}{value}"
+        return f"{word}  {self.gate}" if self.interval is None else f"{word}  {self.gate}: {self.measured(self.interval)}"
+
+    def measured(self, interval: Interval) -> str:
+        """The ratio and its interval, and whether a rate at the end of what was visited bounds it."""
+        value = f"{interval.value:.2f}x ({interval.low:.2f} to {interval.high:.2f})"
+        return f"{self.bound} {value}, as a rate lies at the end of what was visited" if self.bound else value
 
 
 RATE, CAPACITY = "rate within the objective", "capacity"
 GATES = (
     Gate("qa", "compact-int8", "dense", 3.5, "384"),
-    Gate("qa", "compact@openvino", "dense", 5.0, "384"),
+    Gate("qa", "compact@openvino", "dense", 5.0, "384", "AMX or VNNI"),
     Gate("classify", "compact-int8", "dense", 4.0, "32"),
 )
 
 
-def verdicts(gates: Sequence[Gate], ratios: Sequence[Ratio], lengths: dict[str, str]) -> tuple[Verdict, ...]:
-    """One for each promise; the value decides, and the interval is shown beside it.
+SHIPPED_FOLDER = "models"
+SHIPPED = {"qa": "qa", "classify": "sentiment", "summarize": "summarize"}
+
+
+def shipped_gates(folder: Path | None, models: Mapping[str, str]) -> tuple[Gate, ...]:
+    """The project's gates for what it ships, and none for anybody else's models.
 
     Args:
-        gates: the promises.
+        folder: of the models; None where a service runs already.
+        models: names of those that are measured, by task.
+    """
+    if folder is None or folder.name != SHIPPED_FOLDER:
+        return ()
+    return tuple(gate for gate in GATES if models.get(gate.task) == SHIPPED[gate.task])
+
+
+def verdicts(gates: Sequence[Gate], ratios: Sequence[Ratio], lengths: Mapping[str, str], isa: Sequence[str]) -> tuple[Verdict, ...]:
+    """One for each gate; the value decides, and the interval is shown beside it.
+
+    Args:
+        gates: what is asked for.
         ratios: what was measured.
         lengths: of the texts, by task.
+        isa: instruction sets of the machine.
     """
-    return tuple(_verdict(gate, ratios, lengths) for gate in gates)
+    return tuple(_verdict(gate, ratios, lengths, isa) for gate in gates)
 
 
 def parse_gate(text: str) -> Gate:
@@ -83,8 +115,13 @@ def parse_gate(text: str) -> Gate:
     return Gate(found[1], found[2], found[3], float(found[4]))
 
 
-def _verdict(gate: Gate, ratios: Sequence[Ratio], lengths: dict[str, str]) -> Verdict:
+def _verdict(gate: Gate, ratios: Sequence[Ratio], lengths: Mapping[str, str], isa: Sequence[str]) -> Verdict:
     applies = gate.lengths in ("", lengths.get(gate.task))
     wanted = (gate.task, gate.subject, gate.baseline, RATE)
     found = next((each for each in ratios if applies and (each.task, each.subject, each.baseline, each.of) == wanted), None)
-    return Verdict(str(gate), None if found is None else found.interval.value >= gate.least, None if found is None else found.interval)
+    machine = f" (declared for {gate.processors}; this machine has {', '.join(isa) or 'none of those known'})" if gate.processors else ""
+    if found is None:
+        return Verdict(f"{gate}{machine}", None, None)
+    passed = found.interval.value >= gate.least
+    is_open = found.bound in ("about", "at most" if passed else "at least")
+    return Verdict(f"{gate}{machine}", None if is_open else passed, found.interval, found.bound)

@@ -17,19 +17,18 @@ from loadtests.statistics import Interval
 RAW = "raw"
 EFFICIENCIES = {"engine": "engine's efficiency", "http": "efficiency"}
 
-_SECONDS = 1200.0
 _ENDINGS = (0, 1)  # 1: one of the benchmark's own promises was broken, which is not ours to judge
 
 
-def layers_of(plan: Plan, artifacts: Artifacts) -> tuple[Layer, ...]:
-    """Of each variant, in the runtime that the benchmark chooses for it; `MeasurementError` when it fails."""
+def layers_of(plan: Plan, artifacts: Artifacts, *, within_s: float) -> tuple[Layer, ...]:
+    """Of each variant, in the runtime that the benchmark chooses for it; `MeasurementError` when it fails, or takes longer than so."""
     variants = dict.fromkeys(subject.variant for subject in plan.subjects)
     rounds, seconds = (1, 0.4) if plan.quick else (plan.rounds, 1.0)
     with TemporaryDirectory(prefix="secateur-bench-") as name:
         target = Path(name) / "bench.json"
         command = [sys.executable, "-m", "service", "--models", str(artifacts.folder), "bench", "--no-peers", "--json", str(target)]
         options = [*(f"--variant={variant}" for variant in variants), f"--rounds={rounds}", f"--seconds={seconds}"]
-        done = run_child([*command, *options], seconds=_SECONDS)
+        done = run_child([*command, *options], seconds=within_s)
         if done.code not in _ENDINGS or not target.is_file():
             raise MeasurementError(f"secateur-serve bench failed: {done.last_words}")
         return tuple(read_layers(json.loads(target.read_text(encoding="utf-8"))))

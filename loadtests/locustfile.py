@@ -45,25 +45,13 @@ class TaskUser(ServiceUser):
         self.ask(*self.asked[text], text=text)
 
 
-class QuestionUser(TaskUser):
-    """Asks questions about a text."""
-
-    about = TASKS["qa"]
-
-
-class ClassifyUser(TaskUser):
-    """Has a text labelled."""
-
-    about = TASKS["classify"]
+def user_of(about: Task) -> type[TaskUser]:
+    """Locust's class of users of a task: `QaUser`, `ClassifyUser`, `SummarizeUser`."""
+    return type(f"{about.name.title()}User", (TaskUser,), {"about": about, "abstract": False, "__module__": __name__})
 
 
-class SummarizeUser(TaskUser):
-    """Has a text summarized."""
-
-    about = TASKS["summarize"]
-
-
-USERS: tuple[type[TaskUser], ...] = (QuestionUser, ClassifyUser, SummarizeUser)
+USERS = tuple(map(user_of, TASKS.values()))
+globals().update({user.__name__: user for user in USERS})  # Locust looks for users among the names of this file
 
 
 def add_options(parser: LocustArgumentParser) -> None:
@@ -83,6 +71,7 @@ def add_options(parser: LocustArgumentParser) -> None:
 
 def begin(environment: Environment, **_: object) -> None:
     """Answer Prometheus, where asked to; without the page, prepare before the clock of `--run-time` runs."""
+    environment.host = (environment.host or "").rstrip("/") or None
     options = environment.parsed_options
     if options is None:
         return
@@ -100,6 +89,7 @@ def prepare(environment: Environment, **_: object) -> None:
     """Texts and their golden answers for each task that is served, unless they are there already; users of the others stay away."""
     options = environment.parsed_options
     assert options is not None
+    environment.host = (environment.host or "").rstrip("/") or None
     what = (environment.host, options.variant, options.length, options.texts, options.distinct, options.seed)
     if TaskUser.prepared_for != what:
         try:
@@ -125,7 +115,7 @@ def prepared(client: Client, about: Task, options: Namespace) -> list[Asked]:
     if not rows:
         return []
     which = {"model": rows[0]["model"], "variant": rows[0]["variant"]}
-    make: dict[str, Any] = {"count": client.counter(about, which), "texts": options.distinct, "seed": options.seed}
+    make: dict[str, Any] = {"count": client.counter(about, which, whole=not options.texts), "texts": options.distinct, "seed": options.seed}
     lengths = parse_lengths(options.length) if options.length else about.lengths
     texts = file_texts(about, Path(options.texts), **make) if options.texts else own_texts(about, lengths, **make)
     return with_judges(client.prepare(about, texts.inputs, **which))

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import psutil
 
+from loadtests.statistics import Real
+
 FEW_CORES = 4
 MOST_LAG_MS = 5.0
 MOST_OTHERS = 0.05
 MOST_STOLEN = 0.02
-MOST_GENERATOR = 0.9
+MOST_GENERATOR = 0.7
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16")
 
 
@@ -39,7 +41,7 @@ class Cores:
 
 @dataclass(frozen=True)
 class Reading:
-    """Processor time since the machine was started, in seconds: of all cores, busy, stolen; and of ours alone."""
+    """Processor time since the machine was started, in seconds: of the cores that we have, busy, stolen; and of our processes alone."""
 
     total: float
     busy: float
@@ -52,16 +54,16 @@ class Conditions:
     """Under which something was measured.
 
     Attributes:
-        lag_p99_ms: how late requests were sent.
-        others_share: of the machine, taken by processes that have nothing to do with it.
-        stolen_share: of the machine, kept from it by its host.
-        generator_share: of one core, taken by making load.
+        lag_p99_ms: how late the requests of open loops were sent, to the variant for which that was worst; NaN of none.
+        others_share: of our cores, taken by processes that have nothing to do with it; NaN where ours are not known.
+        stolen_share: of our cores, taken by the hypervisor.
+        generator_share: of one core, taken by making load, for the variant for which that was most; NaN of none.
     """
 
-    lag_p99_ms: float
-    others_share: float
+    lag_p99_ms: Real
+    others_share: Real
     stolen_share: float
-    generator_share: float
+    generator_share: Real
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -69,7 +71,10 @@ class Conditions:
         found = (
             (self.lag_p99_ms > MOST_LAG_MS, f"requests were sent {self.lag_p99_ms:.1f} ms late (p99; at most {MOST_LAG_MS:g} ms)"),
             (self.others_share > MOST_OTHERS, f"other processes took {self.others_share:.1%} of the machine (at most {MOST_OTHERS:.0%})"),
-            (self.stolen_share > MOST_STOLEN, f"the host kept {self.stolen_share:.1%} of the machine (at most {MOST_STOLEN:.0%})"),
+            (
+                self.stolen_share > MOST_STOLEN,
+                f"the hypervisor took {self.stolen_share:.1%} of the machine (steal; at most {MOST_STOLEN:.0%})",
+            ),
             (self.generator_share > MOST_GENERATOR, f"the generator was busy {self.generator_share:.0%} (at most {MOST_GENERATOR:.0%})"),
         )
         return tuple(reason for is_so, reason in found if is_so)
@@ -103,19 +108,22 @@ def on_cores(cores: Sequence[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def read(pids: Iterable[int]) -> Reading:
-    """Now; `pids` are ours, and all that they have started is ours, too."""
-    times = psutil.cpu_times()
-    stolen, idle = getattr(times, "steal", 0.0), times.idle + getattr(times, "iowait", 0.0)
-    total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+def read(pids: Iterable[int], cores: Iterable[int]) -> Reading:
+    """Now, on those cores; `pids` are ours, and all that they have started is ours, too."""
+    every = psutil.cpu_times(percpu=True)
+    times = [every[core] for core in cores if core < len(every)]
+    stolen = sum(getattr(each, "steal", 0.0) for each in times)
+    idle = sum(each.idle + getattr(each, "iowait", 0.0) for each in times)
+    total = sum(sum(each) - getattr(each, "guest", 0.0) - getattr(each, "guest_nice", 0.0) for each in times)
     return Reading(total, total - idle - stolen, stolen, sum(map(_seconds, family(pids))))
 
 
 def others_now(seconds: float = 1.0) -> float:
-    """Share of the machine that processes take which have nothing to do with this one."""
-    before = read([os.getpid()])
+    """Share of our cores that processes take which have nothing to do with this one."""
+    pids, cores = [os.getpid()], available_cores()
+    before = read(pids, cores)
     time.sleep(seconds)
-    return conditions(before, read([os.getpid()]), lag_p99_ms=0.0, generator_share=0.0).others_share
+    return conditions(before, read(pids, cores), lag_p99_ms=0.0, generator_share=0.0).others_share
 
 
 def conditions(before: Reading, after: Reading, *, lag_p99_ms: float, generator_share: float) -> Conditions:
@@ -123,6 +131,15 @@ def conditions(before: Reading, after: Reading, *, lag_p99_ms: float, generator_
     total = max(after.total - before.total, 1e-9)
     others = (after.busy - before.busy) - (after.ours - before.ours)
     return Conditions(lag_p99_ms, max(0.0, others / total), (after.stolen - before.stolen) / total, generator_share)
+
+
+def cores_with(pids: Iterable[int]) -> tuple[int, ...]:
+    """Numbers of the cores that this process or one of those may use."""
+    found = set(available_cores())
+    for pid in pids:
+        with suppress(psutil.Error, AttributeError):  # without affinity all cores are available
+            found.update(psutil.Process(pid).cpu_affinity())
+    return tuple(sorted(found))
 
 
 def family(pids: Iterable[int]) -> set[int]:
@@ -134,10 +151,24 @@ def family(pids: Iterable[int]) -> set[int]:
     return found
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process goes on."""
+    with suppress(psutil.Error):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
 def resident_bytes(pid: int | None) -> int | None:
     """Memory of a process and all that it has started; None where that cannot be told."""
     with suppress(psutil.Error):
         return sum(psutil.Process(each).memory_info().rss for each in family([pid])) if pid is not None else None
+    return None
+
+
+def started_at(pid: int) -> float | None:
+    """When a process began, in seconds of the epoch; None where that cannot be told."""
+    with suppress(psutil.Error):
+        return float(psutil.Process(pid).create_time())
     return None
 
 
@@ -169,11 +200,12 @@ def _cpuinfo(name: str) -> str:
 
 
 def _seconds(pid: int) -> float:
+    """Of a process, and of those of its children that have ended."""
     try:
         times = psutil.Process(pid).cpu_times()
     except psutil.Error:
         return 0.0
-    return float(times.user + times.system)
+    return float(times.user + times.system + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0))
 
 
 def _listed(cores: Sequence[int]) -> str:

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from loadtests.texts import TASKS
+
 Call = Callable[[], object]
 
 ROWS, COLUMNS, DEPTH = 384, 1536, 384
 LEAST_CALLS = 3
-_HEADS = {"question-answering": "AutoModelForQuestionAnswering", "text-classification": "AutoModelForSequenceClassification"}
+_HEADS = {task.served_as: task.head for task in TASKS.values()}
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:

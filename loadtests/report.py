@@ -56,7 +56,9 @@ class Page:
     lede: str
     void: Sequence[str]
     void_what: str
+    disturbed: bool
     all_void: bool
+    notes: Sequence[str]
     verdicts: Sequence[Promise]
     sections: Sequence[Section]
     method: str
@@ -104,14 +106,24 @@ def page_of(result: Result) -> Page:
         subtitle=f"Load test of {tasks} \N{MIDDLE DOT} {began:%Y-%m-%d %H:%M %Z} \N{MIDDLE DOT} {result.machine.processor}",
         lede=" ".join(filter(None, (task_sentence(task) for task in counting(result)))),
         void=result.void,
-        void_what="these figures" if len(void) == len(result.tasks) else f"the figures of {', '.join(f'/{name}' for name in void)}",
+        void_what=void_what(result),
+        disturbed=bool(void),
         all_void=len(void) == len(result.tasks),
+        notes=result.notes,
         verdicts=[promise(verdict, void) for verdict in result.verdicts],
         sections=[_section(task) for task in result.tasks],
         method=_method(result),
         details=page_tables(result),
         footer=f"Written by secateur-loadtest {version}. Made from result.json; the figures as one table are in report.csv.",
     )
+
+
+def void_what(result: Result) -> str:
+    """What does not count, in words; empty where all does."""
+    void = [f"/{task.task}" for task in result.tasks if task.void]
+    if not void:
+        return "tasks are missing" if result.stopped else ""
+    return "these figures do not count" if len(void) == len(result.tasks) else f"the figures of {', '.join(void)} do not count"
 
 
 def headline(result: Result) -> str:
@@ -136,8 +148,9 @@ def counting(result: Result) -> Sequence[TaskResult]:
 
 
 def best_ratio(task: TaskResult, of: str = RATE) -> Ratio | None:
-    """The greatest gain of a task; None where there is none to compare."""
-    return max((ratio for ratio in task.ratios if ratio.of == of), key=lambda ratio: ratio.interval.value, default=None)
+    """The greatest gain of a task that is no overstatement; None where there is none to compare."""
+    found = (ratio for ratio in task.ratios if ratio.of == of and ratio.bound in ("", "at least"))
+    return max(found, key=lambda ratio: ratio.interval.value, default=None)
 
 
 def task_sentence(task: TaskResult) -> str:
@@ -160,7 +173,8 @@ def promise(verdict: Verdict, void: Sequence[str]) -> Promise:
     kind, word = {True: ("kept", "kept"), False: ("broken", "BROKEN"), None: ("open", "not measured")}[verdict.passed]
     if verdict.passed is not None and verdict.gate.partition(":")[0] in void:
         kind, word = "open", "void"
-    value = "" if verdict.interval is None else f": {figure(verdict.interval.value)} times ({between(verdict.interval)})"
+    bound = f"{verdict.bound} " if verdict.bound else ""
+    value = "" if verdict.interval is None else f": {bound}{figure(verdict.interval.value)} times ({between(verdict.interval)})"
     return Promise(kind, word, f"{verdict.gate}{value}")
 
 
@@ -172,7 +186,7 @@ def _section(task: TaskResult) -> Section:
         void=task.void,
         say=(
             f"The same texts at the same times for every variant; ratios are over {task.subjects[0].label}. Small figures are 95 % "
-            "intervals, from drawing whole rounds anew. The most requests per second are those of a closed loop, whatever the latency."
+            "intervals, from a bootstrap over rounds. The most requests per second are those of a closed loop, whatever the latency."
         ),
         table=main_table(task),
         notes=task.notes,

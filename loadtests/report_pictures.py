@@ -8,6 +8,7 @@ from markupsafe import Markup
 from loadtests.bar_charts import Bar, Gain, Stack, bars, gains, stacks
 from loadtests.chart_style import TIMES
 from loadtests.charts import Curve, Histogram, Point, curves, histograms, points
+from loadtests.gates import Ratio
 from loadtests.report_cells import figure, megabytes, score_name
 from loadtests.report_tables import at_knee, rate_text, ratio_of, split_parts
 from loadtests.results import Factor, Layer, Roofline, SubjectResult, TaskResult
@@ -185,7 +186,7 @@ def _memory(task: TaskResult) -> Iterator[Picture]:
         svg = bars(rows, axis="resident MB", name=f"{task.task}-memory", title=title)
         most = ", ".join(f"{each.label} {megabytes(memory.loaded_peak_bytes)}" for _, each, memory in found)
         yield Picture(
-            "memory", title, f"A service that holds this variant alone, before any load. At most, after one: {most}.", Markup(svg)
+            "memory", title, f"A service that holds this variant alone, before any load. After loads, the most: {most}.", Markup(svg)
         )
 
 
@@ -198,8 +199,8 @@ def _objective(task: TaskResult) -> tuple[float, str]:
     return task.slo_ms, f"objective, {task.slo_ms:g} ms"
 
 
-def _times(ratio: Interval | None) -> str:
-    return "" if ratio is None else f" ({figure(ratio.value)}{TIMES})"
+def _times(ratio: Ratio | None) -> str:
+    return "" if ratio is None else f" ({f'{ratio.bound} '.lstrip()}{figure(ratio.interval.value)}{TIMES})"
 
 
 def _exact(value: float) -> Interval:

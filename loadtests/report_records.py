@@ -57,7 +57,7 @@ def _subject(task: TaskResult, subject: SubjectResult) -> Iterator[Record]:
     yield Record(task.task, subject.label, "headline", "", "files", "bytes", subject.artifact.size_bytes)
     if subject.memory is not None:
         yield Record(task.task, subject.label, "memory", "loaded", "resident", "bytes", subject.memory.loaded_bytes)
-        yield Record(task.task, subject.label, "memory", "at most", "resident", "bytes", subject.memory.loaded_peak_bytes)
+        yield Record(task.task, subject.label, "memory", "after loads", "resident", "bytes", subject.memory.loaded_peak_bytes)
     for point in subject.curve:
         at = f"{point.step.rate:g}/s"
         for name in ("requests", "failed_share", "p50_ms", "p90_ms", "p99_ms", "p999_ms"):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from loadtests.chart_style import TIMES
-from loadtests.gates import RATE
+from loadtests.gates import RATE, Bound, Ratio
 from loadtests.report_cells import Cell, Table, between, figure, megabytes, score_name, signed, without_empty_columns
 from loadtests.results import Accuracy, Machine, Point, Result, Split, SubjectResult, TaskResult
 from loadtests.statistics import Interval, Step
@@ -23,9 +23,9 @@ def rate_text(subject: SubjectResult) -> str:
     return f"{'at most' if nearest is subject.curve[0] else 'at least'} {figure(subject.rate.value)}"
 
 
-def ratio_of(task: TaskResult, subject: SubjectResult) -> Interval | None:
+def ratio_of(task: TaskResult, subject: SubjectResult) -> Ratio | None:
     """Rate of a variant over that of the first one; None for the first one, and where it was not to be had."""
-    return next((ratio.interval for ratio in task.ratios if (ratio.subject, ratio.of) == (subject.label, RATE)), None)
+    return next((ratio for ratio in task.ratios if (ratio.subject, ratio.of) == (subject.label, RATE)), None)
 
 
 def at_knee(subject: SubjectResult) -> Point | None:
@@ -62,7 +62,7 @@ def task_tables(task: TaskResult) -> list[Table]:
         Table(
             "Every ratio",
             ("variant", "over", "of", "times"),
-            tuple((Cell(each.subject), Cell(each.baseline), Cell(each.of), _ratio_cell(each.interval)) for each in task.ratios),
+            tuple((Cell(each.subject), Cell(each.baseline), Cell(each.of), _ratio_cell(each.interval, each.bound)) for each in task.ratios),
         ),
         Table(
             "Latency at each rate, in the rounds",
@@ -132,17 +132,17 @@ def _main_row(task: TaskResult, subject: SubjectResult) -> tuple[Cell, ...]:
     return (
         Cell(subject.label, f"{subject.artifact.precision}, {subject.artifact.runtime}"),
         Cell(rate_text(subject), between(subject.rate) if subject.rate.value else f"nothing keeps {task.slo_ms:g} ms"),
-        _ratio_cell(ratio),
+        _ratio_cell(ratio.interval, ratio.bound) if ratio else Cell(""),
         Cell(figure(subject.capacity.value), between(subject.capacity)),
         Cell(f"{score.value:.1f}", f"{score.low:.1f} to {score.high:.1f}") if score else Cell(""),
         _difference_cell(score),
-        Cell(megabytes(memory.loaded_bytes), f"{megabytes(memory.loaded_peak_bytes)} at most") if memory else Cell(""),
+        Cell(megabytes(memory.loaded_bytes), f"{megabytes(memory.loaded_peak_bytes)} after loads") if memory else Cell(""),
         Cell(megabytes(subject.artifact.size_bytes), "" if parameters is None else f"{figure(parameters / 1e6)} M weights"),
     )
 
 
-def _ratio_cell(ratio: Interval | None) -> Cell:
-    return Cell("") if ratio is None else Cell(f"{figure(ratio.value)}{TIMES}", between(ratio))
+def _ratio_cell(ratio: Interval, bound: Bound = "") -> Cell:
+    return Cell(f"{bound} {figure(ratio.value)}{TIMES}".lstrip(), between(ratio))
 
 
 def _difference_cell(score: Accuracy | None) -> Cell:
@@ -205,9 +205,12 @@ def _condition_rows(task: TaskResult) -> Iterator[tuple[Cell, ...]]:
     texts = f"{len(tokens)} of {min(tokens)} to {max(tokens)} tokens, {task.texts}" if tokens else task.texts
     yield (Cell("texts"), Cell(texts, words=True))
     yield (Cell("requests were sent late by, p99"), Cell(f"{figure(found.lag_p99_ms)} ms"))
-    yield (Cell("other processes took of the machine"), Cell(f"{found.others_share:.1%}"))
-    yield (Cell("the host kept of the machine"), Cell(f"{found.stolen_share:.1%}"))
     yield (Cell("the generator was busy"), Cell(f"{found.generator_share:.0%}"))
+    for where, each in (("", found), (" below HTTP", task.conditions_below)):
+        if each is not None:
+            others = f"{each.others_share:.1%}" if math.isfinite(each.others_share) else "not known"
+            yield (Cell(f"other processes took of the machine{where}"), Cell(others))
+            yield (Cell(f"the hypervisor took of the machine{where}"), Cell(f"{each.stolen_share:.1%}"))
 
 
 def _machine_rows(machine: Machine) -> Iterator[tuple[Cell, ...]]:

@@ -73,7 +73,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident bytes of a service that holds this variant of this task's model alone: before any load, and after the last."""
+    """Resident bytes of a service that holds this variant of this task's model alone: before any load, and the most after a visit."""
 
     loaded_bytes: int
     loaded_peak_bytes: int
@@ -246,6 +246,7 @@ class TaskResult:
         ratios: over the first subject.
         layers, sessions, factors, rooflines: what `secateur-serve bench` and `loadtests.probe` found; empty where they were not asked.
         conditions: of the rounds.
+        conditions_below: of what lies below HTTP; None where that was not measured.
         void: why it does not count; empty where it does.
         notes: what a reader should know.
     """
@@ -265,6 +266,7 @@ class TaskResult:
     conditions: Conditions
     void: tuple[str, ...]
     notes: tuple[str, ...]
+    conditions_below: Conditions | None = None
 
 
 @dataclass(frozen=True)
@@ -304,6 +306,8 @@ class Result:
         plan: what was asked for.
         tasks: one after another.
         verdicts: of the gates.
+        notes: tasks that were left out, and why.
+        stopped: why tasks are missing that were to be measured; empty where none is.
         schema_version: of this document; the major part changes when a field goes or changes its meaning.
     """
 
@@ -314,16 +318,19 @@ class Result:
     plan: dict[str, Any]
     tasks: tuple[TaskResult, ...]
     verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...] = ()
+    stopped: str = ""
     schema_version: str = SCHEMA_VERSION
 
     @property
     def void(self) -> tuple[str, ...]:
         """Why it does not count; empty where it does."""
-        return tuple(f"{task.task}: {reason}" for task in self.tasks for reason in task.void)
+        missing = (f"incomplete: {self.stopped}",) if self.stopped else ()
+        return (*missing, *(f"{task.task}: {reason}" for task in self.tasks for reason in task.void))
 
     @property
     def failed(self) -> bool:
-        """Whether a promise was broken."""
+        """Whether a gate was missed."""
         return any(verdict.passed is False for verdict in self.verdicts)
 
 

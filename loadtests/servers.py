@@ -15,7 +15,7 @@ from typing import IO
 from loadtests.children import last_words, start, stop
 from loadtests.client import OK, Client
 from loadtests.errors import ServiceError
-from loadtests.machine import on_cores
+from loadtests.machine import is_running, on_cores
 
 HOST = "127.0.0.1"
 READY_PATH = "/v2/health/ready"
@@ -26,10 +26,16 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Server:
-    """A service that answers at `url`; `pid` is None where it was not started here."""
+    """A service that answers at `url`; `pid` and `log` are None where it was not started here."""
 
     url: str
     pid: int | None = None
+    log: IO[bytes] | None = None
+
+    @property
+    def ended(self) -> str | None:
+        """Its last words, where it was started here and has ended."""
+        return last_words(self.log) if self.pid is not None and self.log is not None and not is_running(self.pid) else None
 
 
 @contextmanager
@@ -48,7 +54,7 @@ def running(command: Sequence[str], *, environment: Mapping[str, str], cores: Se
         try:
             url = f"http://{HOST}:{port}"
             wait_until_ready(process, url, log)
-            yield Server(url, process.pid)
+            yield Server(url, process.pid, log)
         finally:
             stop(process)
 

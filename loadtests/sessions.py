@@ -41,8 +41,6 @@ STEPS = {
     ("compact", "compact@openvino"): "second runtime",
 }
 
-_CHILD_SECONDS = 900.0
-
 Rounds = NDArray[np.float64]
 Times = Mapping[str, Mapping[int, Rounds]]
 
@@ -68,7 +66,7 @@ class Raw:
     notes: tuple[str, ...] = ()
 
 
-def raw_of(plan: Plan, task: Task, artifacts: Artifacts, *, tokens: int) -> Raw:
+def raw_of(plan: Plan, task: Task, artifacts: Artifacts, *, tokens: int, within_s: float) -> Raw:
     """Sessions of the subjects and of what lies on the way to them; `MeasurementError` when nothing is measured.
 
     Args:
@@ -76,6 +74,7 @@ def raw_of(plan: Plan, task: Task, artifacts: Artifacts, *, tokens: int) -> Raw:
         task: of which.
         artifacts: what there is.
         tokens: of the load; one of the lengths.
+        within_s: seconds that it may take.
     """
     probed = probed_of(plan, artifacts)
     wanted = products_of(probed)
@@ -88,7 +87,7 @@ def raw_of(plan: Plan, task: Task, artifacts: Artifacts, *, tokens: int) -> Raw:
         "seconds": QUICK_SECONDS if plan.quick else SECONDS,
         "gemms": [{"runtime": runtime, "precision": precision} for runtime, precision in wanted],
     }
-    found = probe(job)
+    found = probe(job, within_s=within_s)
     times = {label: {int(length): np.array(each) for length, each in rows.items()} for label, rows in found["milliseconds"].items()}
     gemms = tuple(Gemm(*of, giga) for of, giga in zip(wanted, found["gemms"], strict=True))
     return Raw(
@@ -100,10 +99,10 @@ def raw_of(plan: Plan, task: Task, artifacts: Artifacts, *, tokens: int) -> Raw:
     )
 
 
-def probe(job: dict[str, Any]) -> dict[str, Any]:
-    """What the child says to a job; see `loadtests.probe.measure`."""
+def probe(job: dict[str, Any], *, within_s: float) -> dict[str, Any]:
+    """What the child says to a job within so many seconds; see `loadtests.probe.measure`."""
     done = run_child(
-        [sys.executable, "-m", "loadtests.probe"], seconds=_CHILD_SECONDS, text=json.dumps(job), environment={"OMP_NUM_THREADS": "1"}
+        [sys.executable, "-m", "loadtests.probe"], seconds=within_s, text=json.dumps(job), environment={"OMP_NUM_THREADS": "1"}
     )
     if done.code != 0:
         raise MeasurementError(f"raw sessions could not be measured: {done.last_words}")

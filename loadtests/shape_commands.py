@@ -9,7 +9,7 @@ from loadtests.command_line import bar, finish, options_of_load, output_or
 from loadtests.lengths import parse_lengths
 from loadtests.plan import Plan, parse_subject
 from loadtests.shapes import Kind, run_shape, shape_lines
-from loadtests.targets import Target
+from loadtests.targets import target_of
 from loadtests.texts import TASKS
 
 RAMP_MINUTES, SPIKE_MINUTES, SOAK_MINUTES = 3.0, 1.5, 30.0
@@ -47,7 +47,7 @@ def _run(
     **rest: Any,  # noqa: ANN401 - fields of the plan
 ) -> None:
     plan = Plan(tasks=(task,), subjects=(parse_subject(variant),), lengths=parse_lengths(length) if length else None, **rest)
-    target, folder = Target(url=url, models=None if url else models), output_or(output, kind)
+    target, folder = target_of(url, models), output_or(output, kind)
     metrics = None if metrics_port is None else (metrics_address, metrics_port)
     with bar(kind, _STAGES) as progress:
         result = run_shape(kind, plan, target, rate=rate, output=folder, progress=progress, metrics=metrics)

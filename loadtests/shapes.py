@@ -114,7 +114,7 @@ class ShapeResult:
 
     @property
     def failed(self) -> bool:
-        """Whether a promise was broken."""
+        """Whether it did not show what was asked of it."""
         return not all((self.findings.promises or {}).values())
 
 
@@ -133,10 +133,13 @@ def run_shape(
         metrics: address and port at which Prometheus may watch.
     """
     task, subject, cores = TASKS[plan.tasks[0]], plan.subjects[0], share_cores(available_cores())
+    plan = plan.of_task(task, plan.subjects, cores=len(cores.service))
     with ExitStack() as stack:
         folder = stack.enter_context(whole_folder(output))
         progress(f"{target.where(cores)}; starting")
         artifacts = stack.enter_context(artifacts_of(target, task, plan.subjects))
+        if artifacts is not None:
+            artifacts.require(subject.variant)
         servers = stack.enter_context(servers_of(target, artifacts, plan.subjects, cores))
         stack.enter_context(on_cores(cores.generator))
         address, port = metrics or (None, None)

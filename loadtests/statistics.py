@@ -2,8 +2,8 @@
 
 The *knee* is the highest rate at which 99 of 100 answers come within the objective (SLO) and next to nothing fails. It is found once by
 bracketing. Then rates around it are visited in interleaved rounds, and where p99 crosses the objective is read off all rounds together;
-the interval of a ratio comes from drawing whole rounds anew (the bootstrap of Efron, 1979), the same ones for both sides, so that what
-befalls a round befalls both.
+the interval of a ratio comes from a bootstrap over rounds (Efron, 1979), the same ones for both sides, so that what befalls a round
+befalls both.
 """
 
 import math
@@ -102,7 +102,7 @@ def pooled(samples: Sequence[Sample]) -> Sample:
 
 
 def find_knee(
-    measure: Callable[[float], Step], objective: Objective, *, first: float, precision: float = 1.15, most: int = 12, growth: float = 1.6
+    measure: Callable[[float], Step], objective: Objective, *, first: float, precision: float = 1.15, most: int = 9, growth: float = 1.6
 ) -> Knee:
     """Bracket the highest rate that keeps the objective.
 

@@ -1,5 +1,6 @@
 """Which service is measured: one that runs already, or those that are started for it, one for each variant."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -7,12 +8,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from loadtests.artifacts import Artifacts, folders_in, gathered, manifest_of
-from loadtests.client import Client
+from loadtests.client import OK, Client
 from loadtests.errors import ServiceError
-from loadtests.machine import Cores, listeners
+from loadtests.machine import Cores, listeners, started_at
 from loadtests.plan import Subject
 from loadtests.servers import HOST, Server, running, service_command, service_environment
 from loadtests.texts import TASKS, Task
+
+_CLOCK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,20 @@ class Target:
     url: str | None = None
     models: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.url is not None:
+            object.__setattr__(self, "url", self.url.rstrip("/"))
+
     def where(self, cores: Cores) -> str:
         """Which cores are whose, in words."""
         if self.url is None:
             return str(cores)
         return f"core {', '.join(map(str, cores.generator))} for the generator; the service is where it was"
+
+
+def target_of(url: str | None, models: Path) -> Target:
+    """The service at an address, or services that are started with these models."""
+    return Target(url=url) if url else Target(models=models)
 
 
 def tasks_of(target: Target) -> tuple[str, ...]:
@@ -44,11 +56,11 @@ def tasks_of(target: Target) -> tuple[str, ...]:
 
 @contextmanager
 def artifacts_of(target: Target, task: Task, subjects: Sequence[Subject], *, also: Sequence[str] = ()) -> Iterator[Artifacts | None]:
-    """Those of the subjects, and others that can be had; None where services are not started from a folder."""
+    """Those of the subjects, and others, as far as they can be had; None where services are not started from a folder."""
     if target.models is None:
         yield None
         return
-    with gathered(target.models, task, [subject.variant for subject in subjects], also=also) as artifacts:
+    with gathered(target.models, task, [*(subject.variant for subject in subjects), *also]) as artifacts:
         yield artifacts
 
 
@@ -70,9 +82,21 @@ def servers_of(target: Target, artifacts: Artifacts | None, subjects: Sequence[S
 
 
 def pids_of(target: Target) -> tuple[int, ...] | None:
-    """Processes of a service that we did not start; None where they cannot be found. Those that we started are our children."""
+    """Processes of a service that we did not start; None where they cannot be told apart. Those that we started are our children.
+
+    Who listens on its port here may be a proxy of a container: it is the service only if it began when the service says that it did.
+    """
     if target.url is None:
         return ()
-    parts = urlsplit(target.url)
-    here = parts.hostname in ("localhost", HOST, "::1")
-    return (listeners(parts.port or 80) or None) if here else None
+    parts, began = urlsplit(target.url), _began(Client(target.url))
+    if began is None or parts.hostname not in ("localhost", HOST, "::1"):
+        return None
+    found = ((pid, started_at(pid)) for pid in listeners(parts.port or 80))
+    return tuple(pid for pid, start in found if start is not None and abs(start - began) < _CLOCK_SECONDS) or None
+
+
+def _began(client: Client) -> float | None:
+    """When the service's process began, in seconds of the epoch, as its metrics say; None where they do not."""
+    reply = client.request("GET", "/metrics")
+    found = re.search(r"^process_start_time_seconds (\S+)$", reply.body, re.MULTILINE) if reply.status == OK else None
+    return float(found[1]) if found else None

@@ -6,6 +6,7 @@ so that a text is given words until it has the length that was drawn. Nothing he
 
 import json
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -25,6 +26,7 @@ _WHAT = ("seven clay pots", "the orchard ladder", "a crate of quinces", "the lon
 _WHERE = ("beside the canal", "behind the school", "in the upper meadow", "near the old station", "under the stone bridge", "at the market")
 _WHEN = ("before the first frost", "in the spring of 1911", "one rainy Tuesday", "after the harvest", "late in the evening", "last summer")
 _WHY = ("because nobody else would", "for a handful of coins", "although it was late", "with great patience", "and said nothing about it")
+CUT = sys.maxsize
 _FILLER = "and"
 _FILLERS = 0.04
 _GUESSES = 4
@@ -42,7 +44,10 @@ class Task:
         slo_ms: in which 99 of 100 answers should come, where nobody says otherwise.
         compose: a maker of texts from a seed; that takes a number of words and of fillers and gives `inputs` of a request.
         columns: names that a file's lines may give each of the fields; the first is the service's own.
+        score: name of the metric that stands for its accuracy.
+        head: class of transformers that holds a checkpoint of one graph; empty for models that generate.
         parameters: that are sent along, so that there is one right answer.
+        counting: parameters beside those, of a request that asks how many tokens a text takes.
     """
 
     name: str
@@ -52,7 +57,15 @@ class Task:
     slo_ms: float
     compose: Compose
     columns: Mapping[str, tuple[str, ...]]
+    score: str
+    head: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    counting: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def generates(self) -> bool:
+        """Whether its models write their answers token by token: these run in ONNX Runtime alone."""
+        return not self.head
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,7 @@ def own_texts(task: Task, lengths: Lengths, *, count: Count, texts: int, seed: i
     Args:
         task: what they are for.
         lengths: of which each text's is drawn.
-        count: how many tokens `inputs` takes.
+        count: how many tokens `inputs` takes, and `CUT` for a text that the model would cut: none such is made.
         texts: how many different ones.
         seed: the same one gives the same texts.
     """
@@ -178,13 +191,30 @@ def _inputs(row: object, task: Task, where: str) -> Inputs:
 
 
 _GREEDY = {"generate_parameters": {"do_sample": False, "num_beams": 1, "max_new_tokens": 64}}
+_COUNTING = {"details": True, "generate_parameters": {**_GREEDY["generate_parameters"], "max_new_tokens": 1}}
 _TEXT_TO_SUMMARIZE = {"text": ("text", "document", "article")}
+
+_QUESTION = {"question": ("question",), "context": ("context",)}
+_SENTENCE = {"text": ("text", "sentence")}
+_QA_HEAD, _CLASSIFY_HEAD = "AutoModelForQuestionAnswering", "AutoModelForSequenceClassification"
 
 TASKS = {
     task.name: task
     for task in (
-        Task("qa", "/qa", "question-answering", Fixed(384), 200.0, _compose_question, {"question": ("question",), "context": ("context",)}),
-        Task("classify", "/classify", "text-classification", Fixed(32), 200.0, _compose_text, {"text": ("text", "sentence")}),
-        Task("summarize", "/summarize", "summarization", Fixed(512), 5000.0, _compose_text, _TEXT_TO_SUMMARIZE, _GREEDY),
+        Task("qa", "/qa", "question-answering", Fixed(384), 200.0, _compose_question, _QUESTION, "f1", _QA_HEAD),
+        Task("classify", "/classify", "text-classification", Fixed(32), 200.0, _compose_text, _SENTENCE, "accuracy", _CLASSIFY_HEAD),
+        Task(
+            "summarize",
+            "/summarize",
+            "summarization",
+            Fixed(256),
+            1500.0,
+            _compose_text,
+            _TEXT_TO_SUMMARIZE,
+            "rougeL",
+            parameters=_GREEDY,
+            counting=_COUNTING,
+        ),
     )
 }
+"""Summaries are due within 1.5 s: what piles up has to be late before a load of some ten seconds ends, or no rate is ever too high."""

@@ -21,8 +21,7 @@ STEPS, RATIOS, REQUESTS = "steps.csv", "ratios.csv", "requests"
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """A folder to write into, which becomes `target` when the block ends well and is gone when it does not."""
-    if target.exists():
-        raise LoadTestError(f"{target} is there already; choose another --output")
+    require_new(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -31,6 +30,12 @@ def whole_folder(target: Path) -> Iterator[Path]:
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_new(target: Path) -> None:
+    """`LoadTestError` where something is there already."""
+    if target.exists():
+        raise LoadTestError(f"{target} is there already; choose another --output")
 
 
 def write(result: Result, folder: Path) -> None:
@@ -59,6 +64,7 @@ def lines(result: Result) -> list[str]:
     """For people."""
     found = [line for task in result.tasks for line in _task_lines(task)]
     found += [verdict.line for verdict in result.verdicts]
+    found += [f"note: {note}" for note in result.notes]
     found += [f"VOID  {reason}" for reason in result.void]
     return found
 
@@ -68,7 +74,7 @@ def _task_lines(task: TaskResult) -> list[str]:
     return [
         f"/{task.task}, {tokens} tokens, p99 within {task.slo_ms:g} ms",
         *(_subject_line(subject) for subject in task.subjects),
-        *(f"  {ratio.subject} over {ratio.baseline}, {ratio.of}: {_shown(ratio.interval)}" for ratio in task.ratios),
+        *(f"  {each.subject} over {each.baseline}, {each.of}: {f'{each.bound} '.lstrip()}{_shown(each.interval)}" for each in task.ratios),
         *(f"  note: {note}" for note in task.notes),
     ]
 

@@ -130,10 +130,16 @@ OVERVIEW = Dashboard(
             stacked=True,
         ),
         Panel(
-            "Errors by task and status",
-            "Answers other than 200, per second: 4xx is the client's, 500 ours, 503 and 504 too much at once.",
+            "Errors by task, variant and status",
+            "Answers other than 200, per second: 4xx is the client's, 500 ours, 503 and 504 too much at once; without a variant where none "
+            "was chosen.",
             "reqps",
-            ((rate("secateur_requests_total", f'{TASKS},code!="200"', "route, code"), "{{route}} {{code}}"),),
+            (
+                (
+                    rate("secateur_requests_total", f'{TASKS},code!="200",variant=~"$variant|"', "route, variant, code"),
+                    "{{route}} {{variant}} {{code}}",
+                ),
+            ),
             empty="none",
         ),
         Panel(

@@ -76,6 +76,12 @@ def test_panels_do_not_overlap(path: Path):
     assert max(x for x, _ in taken) < 24
 
 
+def test_errors_are_told_by_variant():
+    """So that a variant that fails is seen in the overview."""
+    (panel,) = (panel for path in DASHBOARDS for panel in dashboard(path)["panels"] if panel["title"].startswith("Errors by task"))
+    assert all("by (route, variant, code)" in target["expr"] for target in panel["targets"])
+
+
 @each_dashboard
 def test_variables_are_defined(path: Path):
     """A query uses no variable but the dashboard's own and Grafana's interval."""

@@ -82,6 +82,12 @@ def test_the_runtime_sends_nothing_home(path: Path):
     assert any("ORT_DISABLE_TELEMETRY=1" in rest for word, rest in final_stage(path) if word == "ENV")
 
 
+def test_the_report_is_drawn_with_a_root_that_cannot_be_written():
+    """Matplotlib keeps its files where compose has memory."""
+    words = " ".join(rest for word, rest in final_stage(DOCKER / "loadtest.Dockerfile") if word == "ENV")
+    assert "MPLCONFIGDIR=/tmp/" in words
+
+
 @each_service
 def test_a_service_says_whether_it_is_ready(path: Path):
     """Its health check asks for readiness, and it listens beyond the container."""

@@ -94,16 +94,21 @@ def test_users_are_waited_for(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_clients_leave_when_the_service_is_not_ready():
-    """What was sent until then is answered, some of it after the stop began, and nothing is lost."""
-    state = {"ready": True}
+    """What was sent until then is answered, some of it after the stop began, and nothing is lost; each task that is served is asked."""
+    state, asked = {"ready": True}, set[str]()
 
     def service(path: str, _: dict[str, str]) -> tuple[int, object]:
         time.sleep(0.01)
+        asked.add(path)
+        if path == "/v1/variants":
+            return 200, [{"task": "question-answering"}, {"task": "summarization"}]
         return (200 if state["ready"] or path != check_container.READY else 503), {}
 
     with serving(service) as url:
         threading.Timer(0.4, state.update, [{"ready": False}]).start()
         load = check_container.stopped_under_load(["sleep", "0.5"], url, clients=2, seconds=0.2)
+    assert {"/qa", "/summarize"} <= asked
+    assert "/classify" not in asked
     assert set(load.statuses) == {200}
     assert load.while_stopping
     assert load.lost == []
@@ -113,9 +118,9 @@ def test_a_lost_request_is_told():
     """A connection that ends without an answer is a loss."""
 
     def service(path: str, _: dict[str, str]) -> tuple[int, object]:
-        if path != check_container.READY:
+        if path == "/qa":
             raise ConnectionAbortedError
-        return 200, {}
+        return 200, [{"task": "question-answering"}]
 
     with serving(service) as url, pytest.MonkeyPatch.context() as patch:
         patch.setattr(ThreadingHTTPServer, "handle_error", lambda *_: None)

@@ -6,6 +6,7 @@ refuses what would wait too long.
 
 import argparse
 import json
+import os
 import threading
 import time
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 MODELS = {"qa": "question-answering", "sentiment": "text-classification", "news": "summarization"}
 PATHS = {"/qa": "qa", "/classify": "sentiment", "/summarize": "news"}
+GENERATED = 7
 
 
 @dataclass
@@ -24,14 +26,26 @@ class Behaviour:
         most_waiting: requests that wait; one more is refused.
         wrong_every: every so many answers is wrong; 0 is none.
         silent: it never answers.
+        refuses: a path whose requests it refuses once there is more than one at a time.
         models: names of those that it serves.
+        variants: by model, where not all are served.
+        runtimes: what a variant runs in, where it says so.
+        began: when it says that its process began; None where it does not.
+        tokens: of the longest source of a summary; more are cut.
+        dies_after: answers, after which its process ends; 0 is never.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: {"dense": 0.02, "compact-int8": 0.005})
     most_waiting: int = 50
     wrong_every: int = 0
     silent: bool = False
+    refuses: str = ""
     models: tuple[str, ...] = ("qa", "sentiment")
+    variants: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    runtimes: dict[str, str] = field(default_factory=dict)
+    began: float | None = None
+    tokens: int = 1000
+    dies_after: int = 0
 
 
 class Fake(ThreadingHTTPServer):
@@ -46,6 +60,7 @@ class Fake(ThreadingHTTPServer):
         self.behaviour = behaviour or Behaviour()
         self.answers = 0
         self.waiting = 0
+        self.crowded = False
         self.turn = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
 
@@ -64,12 +79,11 @@ class Fake(ThreadingHTTPServer):
 
     def variants(self) -> list[dict]:
         """As /v1/variants says it."""
-        names = self.behaviour.seconds
         return [
             {"model": model, "variant": variant, "task": task, "metrics": [{"name": "f1", "value": 80.0}]}
             for model, task in MODELS.items()
             if model in self.behaviour.models
-            for variant in names
+            for variant in self.behaviour.variants.get(model, tuple(self.behaviour.seconds))
         ]
 
 
@@ -79,8 +93,14 @@ class _Handler(BaseHTTPRequestHandler):
     server: Fake
 
     def do_GET(self) -> None:
-        """Health, and the list of variants."""
-        self._send(200, self.server.variants() if self.path == "/v1/variants" else {"ready": True})
+        """Health, the list of variants and what is known of one, and metrics."""
+        behaviour = self.server.behaviour
+        if self.path == "/metrics" and behaviour.began is not None:
+            return self._send(200, f"process_start_time_seconds {behaviour.began}".encode())
+        if self.path == "/v1/variants":
+            return self._send(200, self.server.variants())
+        runtime = behaviour.runtimes.get(self.path.rpartition("/")[2])
+        return self._send(200, {"ready": True, "parameters": {"runtime": runtime} if runtime else {}})
 
     def do_POST(self) -> None:
         """An answer, in its turn."""
@@ -88,25 +108,35 @@ class _Handler(BaseHTTPRequestHandler):
         behaviour = self.server.behaviour
         if behaviour.silent:
             threading.Event().wait(60.0)
-        if PATHS.get(self.path) not in behaviour.models or (variant := body.get("variant", "dense")) not in behaviour.seconds:
+        model, variant = PATHS.get(self.path, ""), body.get("variant", "dense")
+        if model not in behaviour.models or variant not in behaviour.variants.get(model, tuple(behaviour.seconds)):
             return self._send(404, {"error": "not found"})
-        if self.server.waiting >= behaviour.most_waiting:
+        self.server.crowded = self.server.crowded or self.server.waiting > 0
+        if self.server.waiting >= behaviour.most_waiting or (self.server.crowded and self.path == behaviour.refuses):
             return self._send(503, {"error": "overloaded"}, {"retry-after": "1"})
         self.server.waiting += 1
         with self.server.turn:
             time.sleep(behaviour.seconds[variant])
             self.server.waiting -= 1
             self.server.answers += 1
+            if behaviour.dies_after and self.server.answers > behaviour.dies_after:
+                os._exit(1)
             wrong = behaviour.wrong_every and self.server.answers % behaviour.wrong_every == 0
         text = body["inputs"] if isinstance(body["inputs"], str) else " ".join(body["inputs"].values())
-        headers = {"x-model-variant": variant, "x-compute-tokens": str(len(text.split())), "x-total-time": "1.5"}
-        return self._send(200, [{"answer": "wrong" if wrong else text.split()[-1], "score": 0.5}], headers)
+        words = len(text.split())
+        headers = {"x-model-variant": variant, "x-compute-tokens": str(words), "x-total-time": "1.5"}
+        answer = {"answer": "wrong" if wrong else text.split()[-1], "score": 0.5}
+        if model == "news":
+            headers |= {"x-compute-tokens": str(words + GENERATED), "x-truncated": str(words > behaviour.tokens).lower()}
+            usage = {"usage": {"input_tokens": min(words, behaviour.tokens)}}
+            answer |= {"details": usage} if body.get("parameters", {}).get("details") else {}
+        return self._send(200, [answer], headers)
 
     def log_message(self, *_: object) -> None:
         """Nothing."""
 
     def _send(self, status: int, document: object, headers: dict[str, str] | None = None) -> None:
-        body = json.dumps(document).encode()
+        body = document if isinstance(document, bytes) else json.dumps(document).encode()
         self.send_response_only(status)
         for name, value in {**(headers or {}), "content-length": str(len(body))}.items():
             self.send_header(name, value)
@@ -118,7 +148,9 @@ def main() -> None:
     """Serve until told to end."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    with Fake(port=parser.parse_args().port):
+    parser.add_argument("--behaviour", type=json.loads, default={}, help="Attributes of Behaviour, as JSON.")
+    given = parser.parse_args()
+    with Fake(Behaviour(**given.behaviour), port=given.port):
         threading.Event().wait()
 
 

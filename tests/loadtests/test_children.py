@@ -32,9 +32,10 @@ def test_a_child_that_takes_too_long_is_ended_with_what_it_has_started():
     assert left == []
 
 
-def test_settings_that_would_lock_us_out_are_not_passed_on(monkeypatch):
-    """Keys and ports are the user's own service's; what is given is added."""
-    monkeypatch.setenv("SECATEUR_API_KEYS", "keys.txt")
-    code = "import os; print(os.environ.get('SECATEUR_API_KEYS'), os.environ['SECATEUR_DRAIN_DELAY_S'])"
+@pytest.mark.parametrize("name", ["SECATEUR_API_KEYS", "SECATEUR_WEIGHTS", "SECATEUR_PREFER"])
+def test_settings_that_would_lock_us_out_are_not_passed_on(name, monkeypatch):
+    """Keys, ports, and variants that this one does not load are the user's own service's; what is given is added."""
+    monkeypatch.setenv(name, "x")
+    code = f"import os; print(os.environ.get('{name}'), os.environ['SECATEUR_DRAIN_DELAY_S'])"
     done = run_child(python(code), seconds=30.0, environment={"SECATEUR_DRAIN_DELAY_S": "0"})
     assert done.output.split() == ["None", "0"]

@@ -7,7 +7,8 @@ import pytest
 from loadtests.answers import Judge
 from loadtests.client import Client
 from loadtests.errors import ServiceError
-from loadtests.texts import TASKS
+from loadtests.lengths import Fixed
+from loadtests.texts import CUT, TASKS, own_texts
 
 
 def test_golden_answers_are_those_of_the_variant(fake):
@@ -27,6 +28,25 @@ def test_variants_of_a_task_are_listed(fake):
 def test_tokens_are_counted_by_the_service(fake):
     """The header says how many."""
     assert Client(fake.url).counter(TASKS["qa"], {})({"question": "a b", "context": "c d e"}) == 5
+
+
+def test_tokens_of_a_summary_are_not_its_sources(fake):
+    """What is generated is not counted, nor more than is read; a text that is cut is too long for any length."""
+    fake.behaviour.models, fake.behaviour.tokens = ("news",), 3
+    client, which = Client(fake.url), {"model": "news", "variant": "dense"}
+    assert [client.counter(TASKS["summarize"], which)(text) for text in ("a b", "a b c d")] == [2, 3]
+    assert [client.counter(TASKS["summarize"], which, whole=True)(text) for text in ("a b", "a b c d")] == [2, CUT]
+
+
+@pytest.mark.parametrize("length", [20, 30, 60])
+def test_own_texts_are_never_cut(fake, length):
+    """One that would be is made shorter."""
+    fake.behaviour.models, fake.behaviour.tokens = ("news",), 30
+    fake.behaviour.seconds = {"dense": 0.0}
+    count = Client(fake.url).counter(TASKS["summarize"], {"model": "news", "variant": "dense"}, whole=True)
+    texts = own_texts(TASKS["summarize"], Fixed(length), count=count, texts=2, seed=0)
+    assert texts.tokens == (min(length, 30),) * 2
+    assert all(len(str(text).split()) <= 30 for text in texts.inputs)
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://127.0.0.1:1"])

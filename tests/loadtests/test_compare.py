@@ -5,6 +5,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -12,15 +13,18 @@ from click.testing import CliRunner
 
 from loadtests.cli import main
 from loadtests.client import Client
-from loadtests.compare import conditions_of, notes_of, sample_of, too_short, wrong_answers
+from loadtests.compare import Kept, conditions_of, memory_of, notes_of, sample_of, too_short, wrong_answers
+from loadtests.deadline import Deadline
 from loadtests.described import served_row
-from loadtests.errors import LoadTestError, ServiceError
+from loadtests.errors import LoadTestError, MeasurementError, ServiceError
 from loadtests.gates import RATE, Gate
+from loadtests.jobs import jobs_of
 from loadtests.lengths import Fixed
 from loadtests.load import Made
 from loadtests.machine import Reading
 from loadtests.plan import Plan, Subject, parse_subjects
 from loadtests.request_log import Row, load_log, log_of
+from loadtests.results import Memory, Result, read_result
 from loadtests.run import run, stages
 from loadtests.statistics import Objective
 from loadtests.targets import Target
@@ -31,6 +35,7 @@ FAKE = (sys.executable, "-m", "tests.loadtests.fake")
 PLAN = Plan(
     ("classify",),
     parse_subjects("dense,compact-int8"),
+    named=True,
     lengths=Fixed(12),
     slo_ms=150.0,
     failures=0.05,
@@ -39,8 +44,22 @@ PLAN = Plan(
     rounds=3,
     shares=(0.7, 1.5),
     distinct=2,
+    least_s=0.3,
 )
+QUIET = {"gates": (), "progress": lambda text: None}
 NAN = float("nan")
+BEFORE, AFTER = Reading(0.0, 0.0, 0.0, 0.0), Reading(10.0, 5.0, 0.0, 1.0)
+
+
+def fake_with(**behaviour: object) -> Target:
+    """A fake of its own process."""
+    return Target((*FAKE, "--behaviour", json.dumps(behaviour)))
+
+
+def compared(plan: Plan, target: Target, output: Path, **rest: Any) -> Result:
+    """A comparison from its beginning to its end."""
+    with jobs_of(plan, target) as jobs:
+        return run(jobs, output=output, **{**QUIET, **rest})
 
 
 def log_with(*changes: dict) -> object:
@@ -53,13 +72,15 @@ def test_a_comparison_finds_the_faster_variant_and_writes_all_of_it(tmp_path):
     """Knees, a ratio, a verdict, and files with every request; nothing that was started goes on."""
     told: list[str] = []
     target = tmp_path / "out" / "first"
-    result = run(PLAN, Target(FAKE), gates=[Gate("classify", "compact-int8", "dense", 1.2)], output=target, progress=told.append)
+    with jobs_of(PLAN, Target(FAKE)) as jobs:
+        result = run(jobs, gates=[Gate("classify", "compact-int8", "dense", 1.2)], output=target, progress=told.append)
+        expected = stages(jobs)
     dense, fast = result.tasks[0].subjects
     assert 0 < dense.rate.value < fast.rate.value
     assert {ratio.of for ratio in result.tasks[0].ratios} >= {RATE}
     assert [verdict.passed for verdict in result.verdicts] == [True]
     assert result.tasks[0].tokens == (12, 12)
-    assert len(told) == stages(PLAN, Target(FAKE))
+    assert len(told) == expected
     assert json.loads((target / "result.json").read_text())["tasks"][0]["subjects"][0]["label"] == "dense"
     assert {row["stage"] for row in csv.DictReader((target / "steps.csv").read_text().splitlines())} == {"search", "rounds"}
     assert len(load_log(next((target / "requests").glob("*-round-00-1.npz")))) > 0
@@ -92,12 +113,22 @@ def test_wrong_answers_and_answers_of_others_are_void():
 
 
 def test_requests_that_were_sent_late_are_void():
-    """The generator's lag is looked at over all loads; others' share only where ours is known."""
-    made = Made(log_with({}, {"sent_s": 1.05}), seconds=1.0, cpu_seconds=0.2)
-    before, after = Reading(0.0, 0.0, 0.0, 0.0), Reading(10.0, 5.0, 0.0, 1.0)
-    found = [conditions_of([made], before, after, known=known) for known in (True, False)]
-    assert [each.others_share for each in found] == pytest.approx([0.4, 0.0])
+    """The generator's lag is looked at over all loads of a variant; others' share only where ours is known."""
+    kept = Kept("dense", is_open=True, made=Made(log_with({}, {"sent_s": 1.05}), seconds=1.0, cpu_seconds=0.2))
+    found = [conditions_of([kept], BEFORE, AFTER, known=known) for known in (True, False)]
+    assert [each.others_share for each in found] == pytest.approx([0.4, NAN], nan_ok=True)
     assert all("late" in each.reasons[0] for each in found)
+
+
+def test_the_worst_variant_says_whether_requests_were_late():
+    """Neither closed loops, which are never late, nor a slow variant's light load hide what befell a fast one."""
+    prompt, late = log_with(*[{}] * 1000), log_with({"sent_s": 1.05})
+    loads = [("dense", True, prompt, 0.1), ("compact", False, prompt, 0.1), ("compact", True, late, 0.8)]
+    kept = [Kept(label, is_open, Made(log, 1.0, busy)) for label, is_open, log, busy in loads]
+    found = conditions_of(kept, BEFORE, AFTER, known=True)
+    assert found.lag_p99_ms == pytest.approx(50.0)
+    assert found.generator_share == pytest.approx(0.8)
+    assert any("generator was busy 80%" in reason for reason in found.reasons)
 
 
 def test_failures_are_counted_and_have_no_latency():
@@ -115,7 +146,7 @@ def test_a_variant_that_is_not_served_is_named(fake):
 
 def test_what_is_not_known_is_said():
     """Where the service's processes are not known, the others' share is not, either."""
-    assert ["processes" in note for note in notes_of([], known=False)] == [True]
+    assert ["processor time" in note for note in notes_of([], known=False)] == [True]
     assert list(notes_of([], known=True)) == []
 
 
@@ -153,7 +184,7 @@ def test_a_variant_that_never_keeps_the_objective_has_no_rate(tmp_path):
     """The comparison goes on: capacities are compared, rates are not, and a note says why."""
     plan = replace(PLAN, slo_ms=15.0, rounds=1, minutes=0.03)
     gate = Gate("classify", "compact-int8", "dense", 1.2)
-    result = run(plan, Target(FAKE), gates=[gate], output=tmp_path / "out", progress=lambda text: None)
+    result = compared(plan, Target(FAKE), tmp_path / "out", gates=[gate])
     (task,) = result.tasks
     assert task.subjects[0].rate.value == 0
     assert RATE not in {ratio.of for ratio in task.ratios}
@@ -164,8 +195,46 @@ def test_a_variant_that_never_keeps_the_objective_has_no_rate(tmp_path):
 def test_loads_that_are_short_beside_the_objective_are_noted():
     """Nothing is late in a load that ends before: that is void."""
     plan = replace(PLAN, minutes=10.0)
-    seconds = plan.times.step
+    seconds = min(plan.times.step, plan.times.knee)
     assert list(too_short(plan, Objective(1e3 * seconds / 10), 5.0)) == []
     (note,) = too_short(plan, Objective(1e3 * seconds / 2), 5.0)
     assert "--minutes" in note
     assert list(too_short(plan, Objective(1e3 * seconds / 2), 1.0)) == []
+
+
+def test_the_search_has_to_be_long_enough_too():
+    """A knee that was found by loads that end too early is no knee."""
+    plan = replace(PLAN, minutes=10.0, rounds=1, shares=(1.0,))
+    assert plan.times.knee < plan.times.step
+    assert list(too_short(plan, Objective(1e3 * plan.times.knee / 2), 5.0))
+
+
+def test_tasks_that_are_done_are_kept_when_a_later_one_fails(tmp_path):
+    """The result is void and says what is missing; nothing of the task that failed is left."""
+    plan = replace(PLAN, tasks=("classify", "summarize"), rounds=1, minutes=0.1)
+    target = fake_with(models=["sentiment", "news"], refuses="/summarize")
+    result = compared(plan, target, tmp_path / "out")
+    assert [task.task for task in result.tasks] == ["classify"]
+    assert result.void[0].startswith("incomplete: /summarize came to nothing: dense")
+    assert read_result(tmp_path / "out").stopped == result.stopped
+    assert not list((tmp_path / "out" / "requests").glob("summarize-*"))
+
+
+def test_a_service_that_ends_under_load_is_named(tmp_path):
+    """The first task's error is the run's: nothing is written."""
+    target = fake_with(dies_after=60)
+    with pytest.raises(MeasurementError, match="dense"):
+        compared(replace(PLAN, rounds=1), target, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_takes_too_long_ends(tmp_path):
+    """No load is made after the deadline."""
+    with jobs_of(PLAN, Target(FAKE)) as jobs, pytest.raises(MeasurementError, match="did not end in"):
+        run(replace(jobs, deadline=Deadline(0.0, 0.0)), output=tmp_path / "out", **QUIET)
+
+
+def test_memory_is_the_most_after_a_visit():
+    """Not the last reading; nothing where the service was not started here."""
+    assert memory_of(10, [30, 50, 40]) == Memory(10, 50)
+    assert memory_of(None, [30]) is memory_of(10, [None]) is None

@@ -1,9 +1,13 @@
 """Promises and verdicts."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from loadtests.compare import bound_of, bound_of_ratio
 from loadtests.errors import LoadTestError
-from loadtests.gates import CAPACITY, RATE, Gate, Ratio, parse_gate, verdicts
+from loadtests.gates import CAPACITY, GATES, RATE, Gate, Ratio, parse_gate, shipped_gates, verdicts
 from loadtests.statistics import Interval
 
 
@@ -25,9 +29,51 @@ def ratio(value: float, *, of: str = RATE) -> Ratio:
 )
 def test_a_promise_is_kept_broken_or_not_measured(gate, passed):
     """The value decides; another task, subject or length is not what was promised; capacity is not the rate."""
-    (verdict,) = verdicts([gate], [ratio(9.0, of=CAPACITY), ratio(4.0)], {"qa": "384"})
+    (verdict,) = verdicts([gate], [ratio(9.0, of=CAPACITY), ratio(4.0)], {"qa": "384"}, [])
     assert verdict.passed is passed
     assert str(gate) in verdict.line
+
+
+@pytest.mark.parametrize(
+    ("least", "bound", "passed"),
+    [(3.5, "at most", None), (4.5, "at most", False), (3.5, "at least", True), (4.5, "at least", None), (3.5, "about", None)],
+)
+def test_a_rate_at_the_end_of_what_was_visited_decides_only_what_it_can(least, bound, passed):
+    """A ratio that is at most so much passes nothing, and one that is at least so much misses nothing."""
+    (verdict,) = verdicts([Gate("qa", "compact", "dense", least)], [replace(ratio(4.0), bound=bound)], {}, [])
+    assert verdict.passed is passed
+    assert f"{bound} 4.00x" in verdict.line
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "found"),
+    [
+        ("", "", ""),
+        ("", "at least", "at most"),
+        ("", "at most", "at least"),
+        ("at least", "", "at least"),
+        ("at least", "at least", "about"),
+    ],
+)
+def test_a_bound_of_the_baseline_is_turned(above, below, found):
+    """The dense model's rate at the top of what was visited makes the ratio too high."""
+    assert bound_of_ratio(above, below) == found
+    assert [bound_of((1.0, 2.0), rate) for rate in (1.0, 1.5, 2.0)] == ["at most", "", "at least"]
+
+
+def test_a_gate_for_some_processors_says_what_this_one_is():
+    """Its verdict stands, and a reader sees what it was declared for."""
+    (verdict,) = verdicts([Gate("qa", "compact", "dense", 5.0, processors="AMX or VNNI")], [ratio(4.0)], {}, ["avx2"])
+    assert verdict.passed is False
+    assert "declared for AMX or VNNI; this machine has avx2" in verdict.line
+
+
+def test_gates_are_of_the_models_that_ship():
+    """Not of other people's, nor of a service that runs already."""
+    ours = {"qa": "qa", "classify": "sentiment"}
+    assert set(shipped_gates(Path("models"), ours)) == set(GATES)
+    assert {gate.task for gate in shipped_gates(Path("models"), {**ours, "qa": "mine"})} == {"classify"}
+    assert shipped_gates(Path("runs/mine"), ours) == shipped_gates(None, {}) == ()
 
 
 def test_a_gate_is_typed():

@@ -36,9 +36,9 @@ def test_users_of_what_is_served_ask(fake: Fake):
 
 
 def test_all_three_tasks_are_asked_where_they_are_served(fake: Fake):
-    """Summaries beside questions and texts."""
+    """Summaries beside questions and texts; an address may end with a slash."""
     fake.behaviour.models = ("qa", "sentiment", "news")
-    done = locust("--host", fake.url, "--length", "30", "--distinct", "2")
+    done = locust("--host", f"{fake.url}/", "--length", "30", "--distinct", "2")
     assert done.returncode == 0, done.stderr
     assert all(f"{path} dense" in done.stderr for path in ("/qa", "/classify", "/summarize"))
 
@@ -46,7 +46,7 @@ def test_all_three_tasks_are_asked_where_they_are_served(fake: Fake):
 def test_wrong_answers_fail(fake: Fake):
     """An answer that is not the golden one is a failure to Locust, whose exit code says so."""
     fake.behaviour.wrong_every = 3
-    done = locust("--host", fake.url, "--length", "30", "--distinct", "2", "QuestionUser")
+    done = locust("--host", fake.url, "--length", "30", "--distinct", "2", "QaUser")
     assert done.returncode == 1
     assert "wrong" in done.stderr
 

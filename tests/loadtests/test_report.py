@@ -246,3 +246,35 @@ def test_colours_are_those_of_the_pages_of_pruning():
     assert [len(each) for each in shades] == [3, 3]
     for theirs, ours in zip(*shades, strict=True):
         assert theirs.items() <= ours.items()
+
+
+def test_a_result_that_lacks_tasks_says_so():
+    """It is void, though what was measured was not disturbed; and tasks that were left out are named."""
+    result = replace(result_of(task_of()), stopped="/summarize came to nothing: it ended", notes=("/classify was left out: why",))
+    page = Page(to_html(result))
+    assert "VOID: tasks are missing" in page.words
+    assert "incomplete: /summarize came to nothing: it ended" in page.words
+    assert "The measurement was disturbed" not in page.text
+    assert "/classify was left out: why" in page.words
+
+
+def test_a_ratio_that_may_be_too_high_is_no_headline():
+    """The baseline's rate is at the top of what was visited: the table says so, and the headline is of what a closed loop got."""
+    task = task_of()
+    result = result_of(
+        replace(
+            task, ratios=tuple(replace(each, bound="at most" if each.of == "rate within the objective" else "") for each in task.ratios)
+        )
+    )
+    assert "in a closed loop" in headline(result)
+    assert f"at most {figure(5.13)}\N{MULTIPLICATION SIGN}" in Page(to_html(result)).words
+
+
+def test_what_others_took_may_be_unknown():
+    """It is not shown as nothing."""
+    task = task_of()
+    page = Page(
+        to_html(result_of(replace(task, conditions=replace(task.conditions, others_share=float("nan")), conditions_below=task.conditions)))
+    )
+    assert "not known" in page.words
+    assert "other processes took of the machine below HTTP" in page.words

@@ -2,6 +2,7 @@
 
 import json
 
+import psutil
 import pytest
 
 from loadtests.errors import ServiceError
@@ -24,13 +25,24 @@ def test_tasks_are_those_that_there_is_a_model_for(fake, tmp_path):
 
 
 def test_a_service_that_runs_serves_all_subjects(fake):
-    """Nothing is started, its processes are found, and its cores are left alone."""
+    """Nothing is started, and its cores are left alone."""
     target, subjects = Target(url=fake.url), parse_subjects("dense,compact-int8")
     with artifacts_of(target, TASKS["qa"], subjects) as artifacts, servers_of(target, artifacts, subjects, CORES) as servers:
         assert artifacts is None
         assert {label: (server.url, server.pid) for label, server in servers.items()} == dict.fromkeys(
             ("dense", "compact-int8"), (fake.url, None)
         )
-    assert pids_of(target)
-    assert pids_of(Target(url="http://example.org")) is None
     assert "where it was" in target.where(CORES)
+
+
+@pytest.mark.parametrize(("later", "found"), [(None, False), (0.0, True), (60.0, False)])
+def test_who_listens_is_the_service_if_it_began_when_that_says(fake, later, found):
+    """Otherwise it is the proxy of a container, or cannot be told apart."""
+    fake.behaviour.began = None if later is None else psutil.Process().create_time() + later
+    assert pids_of(Target(url=fake.url)) == ((psutil.Process().pid,) if found else None)
+
+
+def test_an_address_may_end_with_a_slash(fake):
+    """Paths begin behind it."""
+    assert Target(url=f"{fake.url}/").url == fake.url
+    assert tasks_of(Target(url=f"{fake.url}/")) == ("qa", "classify")

@@ -1,13 +1,17 @@
 """Requests from a seed, of the lengths asked for, and from files."""
 
+import ast
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import loadtests
 from loadtests.errors import TextsError
 from loadtests.lengths import Fixed, Uniform
+from loadtests.probe import _HEADS
 from loadtests.texts import TASKS, estimated_tokens, file_texts, own_texts, read_rows
 
 tasks = st.sampled_from(sorted(TASKS)).map(TASKS.__getitem__)
@@ -88,3 +92,16 @@ def test_few_questions_find_the_length():
     calls = []
     own_texts(TASKS["qa"], Fixed(384), count=lambda inputs: calls.append(0) or pieces(inputs), texts=10, seed=0)
     assert len(calls) <= 60
+
+
+def test_a_task_is_one_row():
+    """The probe, Locust's users and the score of the headline follow from it."""
+    assert {task.served_as: task.head for task in TASKS.values() if not task.generates} == {
+        "question-answering": "AutoModelForQuestionAnswering",
+        "text-classification": "AutoModelForSequenceClassification",
+    }
+    assert _HEADS.keys() == {task.served_as for task in TASKS.values()}
+    assert all(task.score for task in TASKS.values())
+    tree = ast.parse((Path(loadtests.__file__).parent / "locustfile.py").read_text(encoding="utf-8"))
+    named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    assert not named & (set(TASKS) | {task.path for task in TASKS.values()})
