@@ -36,7 +36,7 @@ class _Runner(threading.Thread):
             started = self._clock()
             self.current = started, work
             self._scheduler.do(work)
-            self.current = None
+            self.current = work = None  # who waits for the next piece keeps nothing of the last one: its model may be gone by then
             self.busy_seconds += self._clock() - started
 
 

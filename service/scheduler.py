@@ -461,9 +461,14 @@ class Scheduler:
 
     def _decoder(self, engine: GeneratingEngine) -> Decoder:
         if engine not in self._decoders:
-            stepped = partial(self._stepped, engine)
+            stepped = partial(self._tell_step, weakref.ref(engine))  # a decoder that held its engine would keep it for ever
             self._decoders[engine] = Decoder(engine.generator, self.limits.decoder, stepped=stepped, clock=self._clock)
         return self._decoders[engine]
+
+    def _tell_step(self, reference: weakref.ref[GeneratingEngine], step: Step) -> None:
+        engine = reference()
+        if engine is not None:
+            self._stepped(engine, step)
 
     def _advance(self, place: _Place, generation: Generation, progress: Progress | None) -> None:
         """What a decoder says of a row: a token, what came of it, or that it failed."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.errors import RequestError, SecateurError
+from service.errors import RequestError
 from service.generation.caches import Cache
 from service.generation.scores import Best, History, Numbers, Rules, Scores, apply_rules, best_tokens, draw, log_softmax
 from service.generation.searches import Continuation, Generated, Search, search_for
@@ -188,8 +188,8 @@ class Engine:
     def step(self) -> list[Progress]:
         """Let requests join, decode one token of each row, and let leave who is done.
 
-        A source that the encoder fails on is that request's `error`. What the decoder raises comes through; the requests that took part
-        have it as their `error` and are gone.
+        What goes wrong with a source is that request's `error`. What the decoder raises comes through; the requests that took part have
+        it as their `error` and are gone.
         """
         self._leave(active for active in self._active if active.generation.cancelled)
         failed = self._join()
@@ -227,27 +227,32 @@ class Engine:
 
     def _join(self) -> list[Progress]:
         """Let requests join in the order in which they came, as long as the next one fits, and give back those that cannot be encoded."""
+        self._forget_cancelled()
         started, failed = 0, list[Progress]()
-        while self._waiting and started < self._limits.joins:
-            generation = self._waiting[0]
-            together = [*(active.generation for active in self._active), generation]
-            if not generation.cancelled and not self._fits(together):
-                break
-            self._waiting.popleft()
-            if generation.cancelled:
-                continue
-            started += 1
-            generation.joined_at = self._clock()
-            try:
-                encoded = self._encode(generation)
-            except SecateurError as error:
-                generation.error = error
-                failed.append(Progress(generation, None, None, None))
-            else:
-                self._start(generation, encoded, together)
-        if started:
-            self._arrange()
+        try:
+            while self._waiting and started < self._limits.joins:
+                generation = self._waiting[0]
+                together = [*(active.generation for active in self._active), generation]
+                if not self._fits(together):
+                    break
+                self._waiting.popleft()
+                started += 1
+                generation.joined_at = self._clock()
+                try:
+                    self._start(generation, self._encode(generation), together)
+                except Exception as error:
+                    generation.error = error
+                    failed.append(Progress(generation, None, None, None))
+        finally:
+            if started:
+                self._arrange()
         return failed
+
+    def _forget_cancelled(self) -> None:
+        """Drop who waits for nothing, behind whomever it stands."""
+        for generation in tuple(self._waiting):
+            if generation.cancelled:
+                self._waiting.remove(generation)
 
     def _encode(self, generation: Generation) -> dict[str, Array]:
         source = np.array(generation.source, dtype=np.int64)[np.newaxis]

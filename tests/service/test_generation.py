@@ -1,5 +1,6 @@
 """The engine generates what transformers does, whoever shares its batch, and stays within its limits."""
 
+import weakref
 from dataclasses import replace
 from itertools import count
 
@@ -241,6 +242,52 @@ def test_a_source_that_cannot_be_encoded_fails_alone():
     finish(engine)
     assert isinstance(bad.error, ArtifactError)
     assert good.result == generate(model, [[5, 6]], asked_for)[0]
+
+
+class Picky:
+    """An encoder that raises what no graph would when a source begins with 13."""
+
+    def __init__(self, model: EncoderDecoder) -> None:
+        self.inputs, self.outputs, self.runtime = model.encoder.inputs, model.encoder.outputs, model.encoder.runtime
+        self._run = model.encoder.run
+
+    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """See `Session`."""
+        if inputs["input_ids"][0, 0] == 13:
+            raise ValueError("thirteen")
+        return self._run(inputs)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_error_that_nobody_foresaw_fails_its_source_alone(order: tuple[int, int]):
+    """Whatever the encoder raises for one of two that join, the other one and who was there before get what they get alone."""
+    model, asked_for = exported(0), GenerationSettings(max_new_tokens=6, min_new_tokens=6)
+    engine = Engine(replace(model, encoder=Picky(model)))
+    before = engine.submit([7, 8], asked_for)
+    engine.step()
+    joining = [engine.submit([[5, 6], [13, 6]][index], asked_for) for index in order]
+    good, bad = (joining[order.index(index)] for index in (0, 1))
+    assert bad in [step.generation for step in engine.step()]
+    finish(engine)
+    assert isinstance(bad.error, ValueError)
+    assert [before.result, good.result] == generate(model, [[7, 8], [5, 6]], asked_for)
+
+
+def test_cancelled_requests_do_not_wait_behind_one_that_has_no_room():
+    """They are forgotten at the next step, though the first in line still waits."""
+    engine, asked_for = Engine(exported(0), Limits(rows=2)), GenerationSettings(max_new_tokens=8, min_new_tokens=8, num_beams=2)
+    active, head = engine.submit([5], asked_for), engine.submit([6], asked_for)
+    gone = []
+    for _ in range(3):
+        generation = engine.submit([7], asked_for)
+        engine.cancel(generation)
+        gone.append(weakref.ref(generation))
+    del generation
+    engine.step()
+    assert (active.result, head.joined_at) == (None, None)
+    assert [reference() for reference in gone] == [None] * 3
+    finish(engine)
+    assert head.result is not None
 
 
 @pytest.mark.parametrize(

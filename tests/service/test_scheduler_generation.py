@@ -1,7 +1,9 @@
 """What the scheduler promises of models that generate: rounds, room for others, refusals, and nothing left behind."""
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -194,3 +196,20 @@ def test_failure_of_one_source_is_the_error_of_its_request():
     assert bad.error is not None
     assert good.response == Tokens(generated=[alone(texts[2])])
     assert desk.scheduler.depth == (0, 0, 0)
+
+
+def test_model_that_nobody_serves_any_more_is_forgotten():
+    """After a reload nothing keeps the old model, nor its decoder: neither what was decoded nor a runner that waits."""
+    desk, engine = Desk(), Generating()
+    job = desk.submit(engine, [5, 6])
+    until(lambda: job.finished and desk.runners._runners[0].current is None)
+    old = weakref.ref(engine)
+    desk.done.clear()
+    del job, engine
+
+    def forgotten() -> bool:
+        gc.collect()
+        return old() is None
+
+    until(forgotten)
+    assert desk.scheduler.decoders() == []
