@@ -204,8 +204,8 @@ class GeneratingModel:
 
     def respond(self, request: Request, rounds: Sequence[Round]) -> Response | list[Row]:
         """The response to a request, from what came of all of its sources, or more sources."""
-        write = self.writer(request)
-        texts = [write(self.token_ids(generated.tokens), True) for generated in rounds[-1].generated]
+        writer = self.writer(request)
+        texts = [writer.whole(self.token_ids(generated.tokens)) for generated in rounds[-1].generated]
         outcome: Response | list[Row] = self.task.postprocess(request, rounds, texts, self._tokenizer, self.manifest)
         return outcome
 

@@ -16,8 +16,9 @@ from service.artifact import GenerationInfo, Manifest, TaskName
 from service.errors import ArtifactError, RequestError
 from service.generation import GenerationSettings
 from service.generation.searches import FinishReason
-from service.generation.text import Wording, restored, stripped, tidied
+from service.generation.text import Wording
 from service.tasks.base import MAX_CHARACTERS, Request, Response, Round, Writer, require_text
+from service.tasks.writing import DocumentWriter, PlainWriter
 from service.tokenization import IntArray, Row, TextTokenizer
 
 MAX_WINDOWS = 512
@@ -81,9 +82,8 @@ class Summarization:
     def writer(self, request: SummarizeRequest, tokenizer: TextTokenizer, manifest: Manifest) -> Writer:
         """Writes words as the document has them, where the tokens do not say how they are written."""
         if not (tokenizer.spaced and request.clean_up_spaces):
-            return lambda tokens, ended: stripped(tokenizer.decode(tokens), ended=ended)
-        write, wording = restored if generation_of(manifest).restore_case else tidied, Wording.of(request.text)
-        return lambda tokens, ended: write(tokenizer.decode(tokens), wording, ended=ended)
+            return PlainWriter(tokenizer)
+        return DocumentWriter(tokenizer, Wording.of(request.text), generation_of(manifest).restore_case)
 
     def postprocess(
         self, request: SummarizeRequest, rounds: Sequence[Round], texts: Sequence[str], tokenizer: TextTokenizer, manifest: Manifest

@@ -6,6 +6,7 @@ import threading
 
 import httpx2
 import pytest
+from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.registry import Registry
@@ -91,6 +92,31 @@ def test_refusal_before_the_first_event_has_its_status(client):
     assert assert_problem(client.post("/summarize", json=body), 422, body)["errors"][0]["pointer"] == "#/inputs"
     body = body_of(num_beams=2, do_sample=True)
     assert_problem(client.post("/summarize", json=body), 422, body)
+
+
+def test_refusal_costs_no_wording(held, monkeypatch):
+    """What is refused is so before its document is read for how it writes its words."""
+    app, _ = held
+    model = app.state.serving.registry.served["summarize", "dense"].model
+    read = []
+    monkeypatch.setattr(model, "writer", lambda request: read.append(request))
+    with TestClient(app) as client:
+        assert_problem(client.post("/summarize", json=body_of(" ")), 422)
+    assert read == []
+
+
+def test_first_token_is_measured_however_late_it_comes(held, monkeypatch):
+    """A stream that begins with a ping counts too."""
+    monkeypatch.setattr(streaming, "PING_SECONDS", 0.05)
+    app, decoder = held
+    decoder.gate.clear()
+    with live(app) as server, httpx2.Client(base_url=server.address, timeout=30) as client:
+        with client.stream("POST", "/summarize", json=body_of()) as response:
+            lines = response.iter_lines()
+            assert next(lines) == ": ping"
+            decoder.gate.set()
+            list(lines)
+        assert metric(client.get("/metrics").text, "secateur_first_token_duration_seconds_count") == 1
 
 
 class Held:
