@@ -84,6 +84,17 @@ def test_tokens_equal_transformers(model: tuple[int, EncoderDecoder], asked_for:
     assert [each.tokens for each in found] == by_transformers(name, documents, asked_for, exported_model.special)
 
 
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("max_length", [2, 3, 9])
+def test_max_length_means_what_it_means_to_transformers(max_length: int, num_beams: int):
+    """It counts the start token."""
+    model, documents = exported(0), sources(2, 3)
+    asked_for = GenerationSettings.model_validate({"max_length": max_length, "num_beams": num_beams, "min_length": max_length})
+    expected = by_transformers(0, documents, asked_for, model.special, max_length=max_length)
+    assert [each.tokens for each in generate(model, documents, asked_for)] == expected
+    assert {len(tokens) for tokens in expected} == {max_length - 1}
+
+
 @settings(max_examples=25)
 @given(SEEDS, st.lists(asked(), min_size=2, max_size=6), st.integers(0, 1000), st.integers(1, 3))
 def test_joining_changes_nothing(seed: int, asked_for: list[GenerationSettings], documents: int, apart: int):
@@ -166,6 +177,21 @@ def test_finish_reasons():
     assert (whole.finish_reason, whole.tokens[-1]) == ("eos", END)
     cut = generate(model, [source], GenerationSettings(max_new_tokens=len(whole.tokens) - 1, **asked_for))[0]
     assert (cut.finish_reason, cut.tokens) == ("length", (*whole.tokens[:-2], END))
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_end_that_comes_by_itself_at_the_limit_is_an_end(num_beams: int):
+    """The last token allowed ends a sequence by itself where it is not forced to."""
+    asked_for = {"no_repeat_ngram_size": 2, "num_beams": num_beams}
+    for forced_last, reason in ((None, "eos"), (END, "length")):
+        model = exported(4, forced_last=forced_last)
+        ended = [
+            (source, found.tokens)
+            for source in sources(1, 20)
+            if len((found := generate(model, [source], GenerationSettings(max_new_tokens=20, **asked_for))[0]).tokens) < 20
+        ]
+        limited = [(generate(model, [s], GenerationSettings(max_new_tokens=len(t), **asked_for))[0], t) for s, t in ended]
+        assert {found.finish_reason for found, tokens in limited if found.tokens == tokens} == {reason}
 
 
 @settings(max_examples=15)
