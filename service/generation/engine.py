@@ -97,6 +97,11 @@ class Progress(NamedTuple):
     log_probability: float | None
     result: Generated | None
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that came with it: of beams all at the end."""
+        return 1 if self.token is not None else len(self.result.tokens) if self.result is not None else 0
+
 
 @dataclass(eq=False)
 class _Active:
@@ -181,6 +186,19 @@ class Engine:
         self._waiting.append(generation)
         return generation
 
+    def shortage(self, generations: Sequence[Generation], *, unknown: int = 0) -> float:
+        """The share of what these requests need that there is no room for beside those that are decoded: of rows, or of tokens if more.
+
+        Args:
+            generations: that wait.
+            unknown: further rows that wait, of which nothing else is known.
+        """
+        used_rows, used_tokens = _needs([active.generation for active in tuple(self._active)])
+        rows, tokens = _needs(generations)
+        return max(
+            _share_beyond(rows + unknown, self._limits.rows - used_rows), _share_beyond(tokens, self._limits.cached_tokens - used_tokens)
+        )
+
     def cancel(self, generation: Generation) -> None:
         """Stop decoding a request; its rows are free from the next step on."""
         generation.cancelled = True
@@ -221,9 +239,8 @@ class Engine:
 
     def _fits(self, generations: Sequence[Generation]) -> bool:
         """Whether these requests can be decoded at once, whatever their lengths turn out to be."""
-        rows = sum(generation.settings.num_beams for generation in generations)
-        room = rows * _longest_target(generations) + len(generations) * _longest_source(generations)
-        return rows <= self._limits.rows and room <= self._limits.cached_tokens
+        rows, tokens = _needs(generations)
+        return rows <= self._limits.rows and tokens <= self._limits.cached_tokens
 
     def _join(self) -> list[Progress]:
         """Let requests join in the order in which they came, as long as the next one fits, and give back those that cannot be encoded."""
@@ -417,6 +434,17 @@ def _result(generation: Generation) -> Generated:
 def _rounded(length: int) -> int:
     """The room that so many tokens are given."""
     return -(-length // ROOM_STEP) * ROOM_STEP
+
+
+def _needs(generations: Sequence[Generation]) -> tuple[int, int]:
+    """Rows, and tokens of room, that these take at once, whatever their lengths turn out to be."""
+    rows = sum(generation.settings.num_beams for generation in generations)
+    return rows, rows * _longest_target(generations) + len(generations) * _longest_source(generations)
+
+
+def _share_beyond(wanted: int, free: int) -> float:
+    """The share of what is wanted that is not free."""
+    return max(0, wanted - max(0, free)) / max(1, wanted)
 
 
 def _longest_target(generations: Sequence[Generation]) -> int:
