@@ -28,6 +28,7 @@ async def answer(
     gone: Callable[[], Coroutine[Any, Any, None]],
     partial: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    settled: Callable[[Sequence[Job]], object] = lambda jobs: None,
 ) -> list[Job]:
     """The finished jobs of these requests, in order.
 
@@ -41,6 +42,7 @@ async def answer(
         gone: `GoneError` when this comes to an end. It is not begun before the wait is a long one: most answers are there sooner.
         partial: whether some may fail.
         progress: called by another thread with each token that is generated for one text.
+        settled: called once with all jobs, when no more is done for them, whatever came of them.
     """
     group = _Group(len(requests), partial=partial)
     deadline = time.monotonic() + seconds
@@ -60,6 +62,7 @@ async def answer(
         for job in jobs:
             if job.number >= 0 and not job.finished:  # what was refused is not the scheduler's to drop
                 scheduler.cancel(job)
+        settled(jobs)
 
 
 class JobError(Exception):

@@ -1,7 +1,7 @@
 """What surrounds every request: an id, the total time, counts, a line in the log, and a problem document for whatever went wrong.
 
 Plain ASGI, as each layer between the socket and the work costs every request. What goes wrong in an answer that has begun is said in it,
-and left in the request's state to be counted.
+and left in the request's state to be counted, by the status that it would have had.
 """
 
 import logging
@@ -55,6 +55,7 @@ class Envelope:
             told = scope["state"].get("error")
             if told is not None:
                 self._count(told)
+                visit.status = _status(told)
         except Exception as error:
             await self._fail(visit, error, scope, receive)
         finally:
@@ -66,7 +67,7 @@ class Envelope:
         if visit.status is not None:  # too late to say anything else
             raise error
         if isinstance(error, GoneError):
-            visit.status = CLIENT_CLOSED
+            visit.status = _status(error)
             return
         response = problem(error, instance=scope["path"], request_id=visit.request_id)
         await response(scope, receive, visit.send)
@@ -94,6 +95,11 @@ class Envelope:
                 "total_ms": round(1000 * seconds, 3),
             }
             REQUESTS.info("request", extra={"fields": fields})
+
+
+def _status(error: Exception) -> int:
+    """What a request that failed is counted as."""
+    return CLIENT_CLOSED if isinstance(error, GoneError) else kind_of(error).status
 
 
 class _Visit:

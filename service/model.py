@@ -162,7 +162,9 @@ class GeneratingModel:
         threads = options.threads if threads is None else threads
         encoder = OnnxSession(folder / ENCODER_GRAPH_NAME, threads=threads, spinning=options.spinning)
         decoder = DecoderSession(folder / DECODER_GRAPH_NAME, threads=threads, spinning=options.spinning)
-        model = cls(manifest, TextTokenizer.from_file(folder / TOKENIZER_NAME), encoder, decoder, read_output_ids(folder, manifest))
+        output_ids = read_output_ids(folder, manifest)
+        _check_ids(folder, manifest, decoder.vocabulary, output_ids)
+        model = cls(manifest, TextTokenizer.from_file(folder / TOKENIZER_NAME), encoder, decoder, output_ids)
         generation_golden.check_golden(encoder, decoder, manifest.golden, folder)
         return model
 
@@ -204,8 +206,8 @@ class GeneratingModel:
 
     def respond(self, request: Request, rounds: Sequence[Round]) -> Response | list[Row]:
         """The response to a request, from what came of all of its sources, or more sources."""
-        write = self.writer(request)
-        texts = [write(self.token_ids(generated.tokens), True) for generated in rounds[-1].generated]
+        writer = self.writer(request)
+        texts = [writer.whole(self.token_ids(generated.tokens)) for generated in rounds[-1].generated]
         outcome: Response | list[Row] = self.task.postprocess(request, rounds, texts, self._tokenizer, self.manifest)
         return outcome
 
@@ -271,6 +273,18 @@ def _check_signature(manifest: Manifest, task: Task[Any, Any], session: Session)
 
 def _special_tokens(info: GenerationInfo) -> SpecialTokens:
     return SpecialTokens(start=info.start, end=info.end, forced_first=info.forced_first, forced_last=info.forced_last, padding=info.padding)
+
+
+def _check_ids(folder: Path, manifest: Manifest, vocabulary: int, output_ids: Sequence[int] | None) -> None:
+    """Refuse special tokens that the decoder does not have, and a list of output ids of another length than its own."""
+    info = generation_of(manifest)
+    special = [token for token in (info.start, *info.end, info.forced_first, info.forced_last) if token is not None]
+    if max(special) >= vocabulary:
+        raise ArtifactError(f"{folder}: a special token is {max(special)}, but the decoder has {vocabulary} tokens; export it again")
+    if output_ids is not None and len(output_ids) != vocabulary:
+        raise ArtifactError(
+            f"{folder}: {info.output_ids} lists {len(output_ids)} tokens, but the decoder has {vocabulary}; export it again"
+        )
 
 
 def _check_defaults(manifest: Manifest, info: GenerationInfo) -> None:

@@ -123,6 +123,10 @@ class Registry:
         """Variants of a model, the one that answers by default first."""
         return self._variants.get(name, [])
 
+    def engines(self, task: TaskName) -> list[AnyModel]:
+        """The models of all variants that do a task."""
+        return [served.model for served in self.served.values() if served.manifest.task == task]
+
     def choose(self, task: TaskName, *, model: str | None = None, variant: str | None = None, sticky: str = "") -> Served:
         """Which variant answers; `NotFoundError` lists what there is.
 

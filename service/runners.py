@@ -8,12 +8,27 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from service.errors import StuckError
+from service.generation import Decoder
 from service.runtime.machine import lower_priority
 from service.scheduler import Scheduler, Work
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What was wrong with a thread.
+
+    Attributes:
+        text: a few words.
+        decoder: whose thread it was; none of a runner.
+    """
+
+    text: str
+    decoder: Decoder | None = None
 
 
 class _Runner(threading.Thread):
@@ -36,7 +51,7 @@ class _Runner(threading.Thread):
             started = self._clock()
             self.current = started, work
             self._scheduler.do(work)
-            self.current = None
+            self.current = work = None  # who waits for the next piece keeps nothing of the last one: its model may be gone by then
             self.busy_seconds += self._clock() - started
 
 
@@ -69,17 +84,18 @@ class Runners:
         for runner in self._runners:
             runner.start()
 
-    def check(self) -> list[str]:
+    def check(self) -> list[Problem]:
         """Replace runners and decoders that are stuck or dead, and say what was wrong with them."""
-        problems = []
+        problems = list[Problem]()
         for index, runner in enumerate(self._runners):
             problem = self._problem(runner)
             if problem:
                 _log.error("a runner %s and is replaced", problem)
-                problems.append(f"a runner {problem}")
+                problems.append(Problem(f"a runner {problem}"))
                 self._replace(index)
-        stuck = (decoder.check(self._stuck_seconds) for _, decoder in self._scheduler.decoders())
-        return problems + [f"a decoder {problem}" for problem in stuck if problem]
+        decoders = [decoder for _, decoder in self._scheduler.decoders()]
+        stuck = [(decoder, decoder.check(self._stuck_seconds)) for decoder in decoders]
+        return problems + [Problem(f"a decoder {problem}", decoder) for decoder, problem in stuck if problem]
 
     def stop(self, timeout: float) -> bool:
         """Let nothing more in and wait until what was let in is done, at most `timeout` seconds; whether it was."""

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeGuard, cast
@@ -120,7 +120,8 @@ class Job:
         response: the answer.
         error: why there is none.
         tokens: of all its rows, once it was prepared.
-        generated_tokens: of what was generated.
+        generated_tokens: of what was generated, as they come; of beams at the end.
+        computed_tokens: of the rows that were run, to the end or not, and those that were generated.
         queue_seconds, tokenize_seconds, inference_seconds, postprocess_seconds: time spent; inference of rows that shared a call
             counts for each of them.
     """
@@ -135,6 +136,7 @@ class Job:
     error: BaseException | None = None
     tokens: int = 0
     generated_tokens: int = 0
+    computed_tokens: int = 0
     queue_seconds: float = 0.0
     tokenize_seconds: float = 0.0
     inference_seconds: float = 0.0
@@ -243,16 +245,21 @@ class Scheduler:
         with self._changed:
             return list(self._decoders.items())
 
-    def check(self, seconds: float, *, generates: bool = False) -> None:
-        """Refuse now what `submit` would refuse however small it is, given this many seconds: `OverloadedError`, `StoppedError`."""
+    def check(self, seconds: float, engines: Iterable[AnyEngine] = ()) -> None:
+        """Refuse now what `submit` would refuse however small it is, and whichever of these answers: `OverloadedError`, `StoppedError`.
+
+        Args:
+            seconds: that it has.
+            engines: that may answer.
+        """
         with self._changed:
-            self._admit(0, seconds, generates=generates)
+            self._admit(0, seconds, wait=min(map(self._wait, engines), default=0.0))
 
     def submit(self, job: Job) -> None:
         """Let a job in, or refuse it: `OverloadedError`, `StoppedError`."""
         with self._changed:
             called = not generates(job.engine)
-            self._admit(job.characters, job.deadline - self._clock(), generates=not called)
+            self._admit(job.characters, job.deadline - self._clock(), wait=self._wait(job.engine))
             job.expected_seconds = self._pace.get(job.engine, 0.0) * _size(job)
             job.number, self._count = self._count, self._count + 1
             job.waiting_since = self._clock()
@@ -303,15 +310,26 @@ class Scheduler:
             self._open = False
             self._idle.wake_all()
 
-    def _wait(self, *, generates: bool) -> float:
-        """Seconds that a new job is likely to wait: for the runners, or to be decoded behind those that the decoders have no room for."""
-        if generates:
-            waiting = [job.expected_seconds for job in self._jobs if _waits_for_decoder(job)]
-            free = self.limits.decoder.rows - sum(decoder.rows for decoder in self._decoders.values())
-            return sum(waiting) * max(0, len(waiting) - free) / max(1, len(waiting))
-        return self._expected_seconds / self.limits.runners if self._calls else 0.0
+    def abandon(self) -> None:
+        """Let nothing more in, and end what was with `StoppedError`."""
+        self.close()
+        with self._changed:
+            open_jobs = tuple(self._jobs)
+        for job in open_jobs:
+            self._finish(job, error=StoppedError("the server is shutting down and could not finish this; send it to another one"))
 
-    def _admit(self, characters: int, seconds: float, *, generates: bool) -> None:
+    def _wait(self, engine: AnyEngine) -> float:
+        """Seconds that a new job is likely to wait: for the runners, or to be decoded behind those that its decoder has no room for."""
+        if not generates(engine):
+            return self._expected_seconds / self.limits.runners if self._calls else 0.0
+        waiting = [job for job in self._jobs if job.engine is engine and _waits_for_decoder(job)]
+        if not waiting or engine not in self._decoders:
+            return 0.0
+        known = [generation for job in waiting for generation in job.generations]
+        shortage = self._decoders[engine].shortage(known, unknown=sum(not job.generations for job in waiting))
+        return shortage * sum(job.expected_seconds for job in waiting)
+
+    def _admit(self, characters: int, seconds: float, *, wait: float) -> None:
         """Refuse what there is no room for, and what would wait too long behind what is there, or longer than the seconds it has."""
         limits = self.limits
         if not self._open:
@@ -320,7 +338,6 @@ class Scheduler:
             raise OverloadedError(f"{len(self._jobs)} requests are waiting, at most {limits.requests} may; try again in a second")
         if self._characters + characters > limits.characters:
             raise OverloadedError(f"{self._characters} characters are waiting, at most {limits.characters} may; try again in a second")
-        wait = self._wait(generates=generates)
         if wait and wait > min(limits.wait_seconds, seconds):
             raise OverloadedError(f"the wait would be about {wait:.1f} s; try again then", retry_after=wait)
 
@@ -363,6 +380,8 @@ class Scheduler:
             del self._ready[engine]
         if batch:
             self._running.add(id(batch))
+        for place in batch:
+            place.job.computed_tokens += len(place.row)
         return batch
 
     def _neighbours(self, queue: deque[_Place], length: int) -> list[_Place]:
@@ -461,9 +480,14 @@ class Scheduler:
 
     def _decoder(self, engine: GeneratingEngine) -> Decoder:
         if engine not in self._decoders:
-            stepped = partial(self._stepped, engine)
+            stepped = partial(self._tell_step, weakref.ref(engine))  # a decoder that held its engine would keep it for ever
             self._decoders[engine] = Decoder(engine.generator, self.limits.decoder, stepped=stepped, clock=self._clock)
         return self._decoders[engine]
+
+    def _tell_step(self, reference: weakref.ref[GeneratingEngine], step: Step) -> None:
+        engine = reference()
+        if engine is not None:
+            self._stepped(engine, step)
 
     def _advance(self, place: _Place, generation: Generation, progress: Progress | None) -> None:
         """What a decoder says of a row: a token, what came of it, or that it failed."""
@@ -471,6 +495,8 @@ class Scheduler:
         if progress is None:
             self._finish(job, error=generation.error)
             return
+        job.generated_tokens += progress.tokens
+        job.computed_tokens += progress.tokens
         if job.progress is not None and len(job.rows) == 1:
             job.progress(progress)
         if progress.result is not None:
@@ -486,7 +512,7 @@ class Scheduler:
             self._leave(place)
             job.outputs[place.index] = result
             job.missing -= 1
-            job.generated_tokens += len(result.tokens)
+            job.computed_tokens += len(place.row)
             job.own_seconds += generation.own_seconds
             if job.missing == 0:
                 joined = job.generations[0].joined_at or now
@@ -574,6 +600,8 @@ class Scheduler:
         for index, outcome in enumerate(job.outputs):
             if outcome is None:
                 self._leave(_Place(job, index))
+                begun = index < len(job.generations) and job.generations[index].joined_at is not None
+                job.computed_tokens += len(job.rows[index]) if begun else 0
 
 
 def _size(job: Job) -> int:

@@ -1,6 +1,7 @@
 """uvicorn around the application: one process, signals, and what is printed when requests may come.
 
 SIGTERM: not ready at once, still answering for the drain delay so that a load balancer can notice, then what is in flight is finished.
+What takes longer than the time for that ends with an error, and streams with an event that says so.
 SIGINT: the same without the delay. SIGHUP: reload.
 """
 
@@ -8,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import math
 import signal
 import socket
 import sys
@@ -27,6 +29,8 @@ from service.serving import Serving
 from service.settings import Settings
 
 KEEP_ALIVE_SECONDS = 65
+GOODBYE_SECONDS = 1
+"""After the time for what is in flight: to say that it was not enough."""
 SWITCH_SECONDS = 0.001
 
 
@@ -97,7 +101,7 @@ class _Server(uvicorn.Server):
                 proxy_headers=False,  # nobody asks who the client is
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+                timeout_graceful_shutdown=math.ceil(settings.drain_s) + GOODBYE_SECONDS,
             )
         )
         self._ready = ready
@@ -140,6 +144,8 @@ class _Life:
         await asyncio.sleep(delay)
         for server in self._servers:
             server.should_exit = True
+        await asyncio.sleep(self._settings.drain_s)
+        self._serving.scheduler.abandon()
 
     async def _reload(self) -> None:
         with contextlib.suppress(SecateurError):  # it is in the log, and what was served stays

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,7 @@ class Serving:
         self._started = False
         self._reloading = asyncio.Lock()
         self._watch: asyncio.Task[None] | None = None
+        self._stuck = weakref.WeakSet[Decoder]()
 
     async def start(self) -> None:
         """Start the runners and the watch over them."""
@@ -137,11 +139,18 @@ class Serving:
             await asyncio.sleep(WATCH_SECONDS)
             problems = self.runners.check()
             if problems:
-                self.suspect = problems[0]
+                self.suspect = problems[0].text
+                self._stuck.update(problem.decoder for problem in problems if problem.decoder is not None)
             if self.suspect is not None and await asyncio.to_thread(self._answers):
                 self.suspect = None
+                self._stuck.clear()
 
     def _answers(self) -> bool:
+        """Whether a row gets through a runner and a model, and a token through each decoder that was stuck and is still in use."""
+        stuck = [decoder for _, decoder in self.scheduler.decoders() if decoder in self._stuck]
+        return self._runs() and all(decoder.answers(PROBE_SECONDS) for decoder in stuck)
+
+    def _runs(self) -> bool:
         """Whether a row gets through a runner and a model."""
         done = threading.Event()
         probe = _Probe(next(iter(self.registry.served.values())).model)

@@ -18,6 +18,9 @@ from service.errors import ArtifactError, RequestError, TooLargeError
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
+REPLACEMENT = "\ufffd"
+"""What stands in decoded text for bytes that are no whole character."""
+
 _NO_OFFSETS: IntArray = np.zeros((0, 2), dtype=np.int64)
 _NO_MASK: BoolArray = np.zeros(0, dtype=np.bool_)
 
@@ -198,6 +201,43 @@ class TextTokenizer:
             return self._tokenizer.encode(text, text_pair)
         except (UnicodeError, TypeError) as error:
             raise RequestError("the text is not valid Unicode (a lone surrogate); send well-formed text") from error
+
+
+class Pieces:
+    """Words and signs of tokens that come one by one, of a tokenizer that is `spaced`."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        """Start with nothing."""
+        self._tokenizer = tokenizer
+        self._open: list[int] = []
+
+    def add(self, token: int) -> list[str]:
+        """The pieces that are whole now: the last one is not before another one has begun."""
+        pieces = self._tokenizer.decode([*self._open, token]).split()
+        self._open = [*self._open, token] if len(pieces) < 2 else [token]
+        return pieces[:-1]
+
+
+class Characters:
+    """Text of tokens that come one by one, in whole characters, of any tokenizer."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        """Start with nothing."""
+        self._tokenizer = tokenizer
+        self._known: list[int] = []
+        self._new: list[int] = []
+
+    def add(self, token: int) -> str:
+        """What this token adds; nothing as long as it ends within a character.
+
+        The tokens that were told last are decoded again with it, as what a token says may depend on whether it is the first one.
+        """
+        self._new.append(token)
+        known, text = self._tokenizer.decode(self._known), self._tokenizer.decode([*self._known, *self._new])
+        if len(text) <= len(known) or text.endswith(REPLACEMENT):
+            return ""
+        self._known, self._new = self._new, []
+        return text[len(known) :]
 
 
 def window_starts(tokens: int, room: int, overlap: int) -> range:

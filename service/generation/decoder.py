@@ -80,6 +80,10 @@ class Decoder:
         """Tokens that there is room for in the caches."""
         return self._engine.cached_tokens
 
+    def shortage(self, generations: Sequence[Generation], *, unknown: int = 0) -> float:
+        """The share of what requests need that there is no room for now; see `Engine.shortage`."""
+        return self._engine.shortage(generations, unknown=unknown)
+
     def submit(self, source: Sequence[int], settings: GenerationSettings, tell: Tell, *, log_probabilities: bool = False) -> Generation:
         """Let a request wait for its turn; to drop it later, set its `cancelled`.
 
@@ -99,6 +103,14 @@ class Decoder:
                 self._thread = threading.Thread(target=self._decode, args=(self._engine,), name="decoder", daemon=True)
                 self._thread.start()
         return generation
+
+    def answers(self, seconds: float) -> bool:
+        """Whether a token of a source of one token gets through within so long."""
+        done = threading.Event()
+        probe = self.submit([0], GenerationSettings(max_new_tokens=1), lambda generation, progress: done.set())
+        done.wait(seconds)
+        probe.cancelled = True
+        return probe.result is not None
 
     def check(self, stuck_seconds: float) -> str | None:
         """Give up on a thread that has died, or whose step takes longer, and say what was wrong with it; others are decoded anew."""
@@ -134,7 +146,7 @@ class Decoder:
                 return
             self._step_since, seconds = None, self._clock() - started
             self._share(seconds)
-            self._stepped(Step(rows=engine.decoded_rows, tokens=sum(map(_tokens, progress)), seconds=seconds))
+            self._stepped(Step(rows=engine.decoded_rows, tokens=sum(each.tokens for each in progress), seconds=seconds))
             self._tell(progress)
 
     def _goes_on(self, engine: Engine) -> bool:
@@ -166,8 +178,3 @@ class Decoder:
         for generation, tell in gone:
             if generation.error is not None:
                 tell(generation, None)
-
-
-def _tokens(progress: Progress) -> int:
-    """Tokens that came out of a step: of beams all at the end."""
-    return 1 if progress.token is not None else len(progress.result.tokens) if progress.result is not None else 0

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.errors import RequestError, SecateurError
+from service.errors import RequestError
 from service.generation.caches import Cache
 from service.generation.scores import Best, History, Numbers, Rules, Scores, apply_rules, best_tokens, draw, log_softmax
 from service.generation.searches import Continuation, Generated, Search, search_for
@@ -96,6 +96,11 @@ class Progress(NamedTuple):
     token: int | None
     log_probability: float | None
     result: Generated | None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that came with it: of beams all at the end."""
+        return 1 if self.token is not None else len(self.result.tokens) if self.result is not None else 0
 
 
 @dataclass(eq=False)
@@ -181,6 +186,19 @@ class Engine:
         self._waiting.append(generation)
         return generation
 
+    def shortage(self, generations: Sequence[Generation], *, unknown: int = 0) -> float:
+        """The share of what these requests need that there is no room for beside those that are decoded: of rows, or of tokens if more.
+
+        Args:
+            generations: that wait.
+            unknown: further rows that wait, of which nothing else is known.
+        """
+        used_rows, used_tokens = _needs([active.generation for active in tuple(self._active)])
+        rows, tokens = _needs(generations)
+        return max(
+            _share_beyond(rows + unknown, self._limits.rows - used_rows), _share_beyond(tokens, self._limits.cached_tokens - used_tokens)
+        )
+
     def cancel(self, generation: Generation) -> None:
         """Stop decoding a request; its rows are free from the next step on."""
         generation.cancelled = True
@@ -188,8 +206,8 @@ class Engine:
     def step(self) -> list[Progress]:
         """Let requests join, decode one token of each row, and let leave who is done.
 
-        A source that the encoder fails on is that request's `error`. What the decoder raises comes through; the requests that took part
-        have it as their `error` and are gone.
+        What goes wrong with a source is that request's `error`. What the decoder raises comes through; the requests that took part have
+        it as their `error` and are gone.
         """
         self._leave(active for active in self._active if active.generation.cancelled)
         failed = self._join()
@@ -221,33 +239,37 @@ class Engine:
 
     def _fits(self, generations: Sequence[Generation]) -> bool:
         """Whether these requests can be decoded at once, whatever their lengths turn out to be."""
-        rows = sum(generation.settings.num_beams for generation in generations)
-        room = rows * _longest_target(generations) + len(generations) * _longest_source(generations)
-        return rows <= self._limits.rows and room <= self._limits.cached_tokens
+        rows, tokens = _needs(generations)
+        return rows <= self._limits.rows and tokens <= self._limits.cached_tokens
 
     def _join(self) -> list[Progress]:
         """Let requests join in the order in which they came, as long as the next one fits, and give back those that cannot be encoded."""
+        self._forget_cancelled()
         started, failed = 0, list[Progress]()
-        while self._waiting and started < self._limits.joins:
-            generation = self._waiting[0]
-            together = [*(active.generation for active in self._active), generation]
-            if not generation.cancelled and not self._fits(together):
-                break
-            self._waiting.popleft()
-            if generation.cancelled:
-                continue
-            started += 1
-            generation.joined_at = self._clock()
-            try:
-                encoded = self._encode(generation)
-            except SecateurError as error:
-                generation.error = error
-                failed.append(Progress(generation, None, None, None))
-            else:
-                self._start(generation, encoded, together)
-        if started:
-            self._arrange()
+        try:
+            while self._waiting and started < self._limits.joins:
+                generation = self._waiting[0]
+                together = [*(active.generation for active in self._active), generation]
+                if not self._fits(together):
+                    break
+                self._waiting.popleft()
+                started += 1
+                generation.joined_at = self._clock()
+                try:
+                    self._start(generation, self._encode(generation), together)
+                except Exception as error:
+                    generation.error = error
+                    failed.append(Progress(generation, None, None, None))
+        finally:
+            if started:
+                self._arrange()
         return failed
+
+    def _forget_cancelled(self) -> None:
+        """Drop who waits for nothing, behind whomever it stands."""
+        for generation in tuple(self._waiting):
+            if generation.cancelled:
+                self._waiting.remove(generation)
 
     def _encode(self, generation: Generation) -> dict[str, Array]:
         source = np.array(generation.source, dtype=np.int64)[np.newaxis]
@@ -412,6 +434,17 @@ def _result(generation: Generation) -> Generated:
 def _rounded(length: int) -> int:
     """The room that so many tokens are given."""
     return -(-length // ROOM_STEP) * ROOM_STEP
+
+
+def _needs(generations: Sequence[Generation]) -> tuple[int, int]:
+    """Rows, and tokens of room, that these take at once, whatever their lengths turn out to be."""
+    rows = sum(generation.settings.num_beams for generation in generations)
+    return rows, rows * _longest_target(generations) + len(generations) * _longest_source(generations)
+
+
+def _share_beyond(wanted: int, free: int) -> float:
+    """The share of what is wanted that is not free."""
+    return max(0, wanted - max(0, free)) / max(1, wanted)
 
 
 def _longest_target(generations: Sequence[Generation]) -> int:

@@ -5,6 +5,7 @@ tokens), those of the first half that end are candidates, scored by length, and 
 there and here, in float32.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -25,7 +26,7 @@ class Generated:
 
     Attributes:
         tokens: ids behind the start token, the last one included.
-        finish_reason: "eos" if a token ended it before the limit, else "length".
+        finish_reason: "eos" if an end token came by itself, the last token allowed included; "length" if the limit ended it.
         score: sum of log-probabilities over the length to the power of the penalty, of beam search; None of one sequence.
     """
 
@@ -79,14 +80,14 @@ class OneSequence:
     def __init__(self, settings: GenerationSettings, special: SpecialTokens) -> None:
         """Start from nothing."""
         self.result: Generated | None = None
-        self._limit, self._end = settings.max_new_tokens, special.end
+        self._limit, self._special = settings.max_new_tokens, special
 
     def advance(self, best: Best, history: Numbers) -> Continuation:
         """See `Search`."""
         token, length = int(best.tokens[0, 0]), history.shape[1]
-        if length == self._limit or token in self._end:
+        if length == self._limit or token in self._special.end:
             tokens = (*history[0, 1:].tolist(), token)
-            self.result = Generated(tokens, "length" if length == self._limit else "eos")
+            self.result = Generated(tokens, _finish_reason(tokens, self._limit, self._special))
         return Continuation(np.zeros(1, np.int64), np.array([token]))
 
 
@@ -106,7 +107,7 @@ class BeamSearch:
         self.beams = settings.num_beams
         self.looks_at = max(2, 1 + len(special.end)) * self.beams
         self.result: Generated | None = None
-        self._settings, self._end = settings, np.array(special.end, dtype=np.int64)
+        self._settings, self._special, self._end = settings, special, np.array(special.end, dtype=np.int64)
         self._running = np.full(self.beams, _IMPOSSIBLE)
         self._running[0] = 0
         self._ended = [_Candidate(None, _IMPOSSIBLE)] * self.beams
@@ -149,7 +150,13 @@ class BeamSearch:
     def _best(self) -> Generated:
         best = self._ended[0]
         tokens = () if best.tokens is None else tuple(best.tokens.tolist())
-        return Generated(tokens, "length" if len(tokens) == self._settings.max_new_tokens else "eos", float(best.score))
+        return Generated(tokens, _finish_reason(tokens, self._settings.max_new_tokens, self._special), float(best.score))
+
+
+def _finish_reason(tokens: Sequence[int], limit: int, special: SpecialTokens) -> FinishReason:
+    """What ended a sequence: at the limit an end token counts where none is forced."""
+    by_itself = len(tokens) < limit or (tokens[-1] in special.end and special.forced_last is None)
+    return "eos" if by_itself else "length"
 
 
 def _descending(scores: Scores) -> Numbers:

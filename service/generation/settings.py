@@ -1,7 +1,8 @@
 """What can be asked of generation, in the words of transformers' `generate`, and the special tokens of a model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -9,7 +10,10 @@ _MOST = 1_000_000
 
 
 class GenerationSettings(BaseModel, frozen=True, extra="forbid"):
-    """How one request is decoded. Fields mean what they mean to transformers 4.57; what it counts tokens with is said here."""
+    """How one request is decoded. Fields mean what they mean to transformers 4.57; what it counts tokens with is said here.
+
+    `max_length` is taken as well; see `in_new_tokens`.
+    """
 
     max_new_tokens: int = Field(142, ge=1, le=_MOST, description="Most tokens to generate, the last one included.")
     min_new_tokens: int | None = Field(
@@ -18,7 +22,7 @@ class GenerationSettings(BaseModel, frozen=True, extra="forbid"):
     min_length: int = Field(0, ge=0, le=_MOST, description="Fewest tokens before the last one, the decoder's start token counted too.")
     num_beams: int = Field(1, ge=1, le=_MOST, description="Beams of beam search; 1 is greedy, or sampling.")
     length_penalty: float = Field(
-        1.0, ge=-10, le=10, description="Power of the length by which a beam's score is divided; above 0 favours long ones."
+        1.0, ge=-3, le=10, description="Power of the length by which a beam's score is divided; above 0 favours long ones."
     )
     early_stopping: bool | Literal["never"] = Field(
         False,
@@ -32,6 +36,11 @@ class GenerationSettings(BaseModel, frozen=True, extra="forbid"):
     top_k: int = Field(50, ge=0, le=_MOST, description="Draw from that many best tokens; 0 is all.")
     top_p: float = Field(1.0, gt=0, le=1, description="Draw from the fewest best tokens whose probabilities sum to at least this.")
     seed: int | None = Field(None, ge=0, lt=2**64, description="Of the draws; the same seed draws the same tokens.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _limit_in_new_tokens(cls, given: Any) -> Any:  # noqa: ANN401 - whatever was given
+        return in_new_tokens(given) if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -47,6 +56,15 @@ class GenerationSettings(BaseModel, frozen=True, extra="forbid"):
     def fewest_new_tokens(self) -> int:
         """Tokens to generate before the one that ends the sequence."""
         return max(0, self.min_length - 1) if self.min_new_tokens is None else self.min_new_tokens
+
+
+def in_new_tokens(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without `max_length`: it counts the decoder's start token too, and gives way to `max_new_tokens`."""
+    said = dict(settings)
+    limit = said.pop("max_length", None)
+    if limit is not None and said.get("max_new_tokens") is None:
+        said["max_new_tokens"] = limit - 1 if isinstance(limit, int) else limit
+    return said
 
 
 @dataclass(frozen=True)

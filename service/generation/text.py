@@ -8,12 +8,11 @@ often there. The text is written from left to right, and nothing that was writte
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 LONGEST_COMPOUND = 9
-REPLACEMENT = "\ufffd"
 CLINGS_LEFT = frozenset(".,!?;:%)]}\u2019\u201d\u2026")
 CLINGS_RIGHT = frozenset("([{\u201c\u2018$£€#@")
 CLINGS_BOTH = frozenset("/_")
@@ -29,6 +28,14 @@ FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 _PIECE = re.compile(r"[^\W_]+|[^\w\s]|_")
 _SENTENCE_END = re.compile("[.!?\u2026][\"'\u201d\u2019)\\]]*$")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A word, a sign or a compound, and the piece that follows; None at the end."""
+
+    text: str
+    following: str | None
 
 
 @dataclass(frozen=True)
@@ -73,79 +80,84 @@ class Wording:
         )
 
 
-def restored(text: str, wording: Wording, *, ended: bool = True) -> str:
-    """The text with the document's capitals and spaces; sentences begin with a capital.
+class Rewriting:
+    """A text on its way from words and signs to what its document would write."""
 
-    Args:
-        text: words and signs with spaces between all of them, as a tokenizer decodes them.
-        wording: of the document.
-        ended: whether nothing follows; otherwise the end is left out as far as it may still change.
-    """
-    return _joined(_written(text.split(), wording, ended=ended), capitals=True)
+    def __init__(self, wording: Wording, *, restore_case: bool) -> None:
+        """Start with nothing.
+
+        Args:
+            wording: of the document.
+            restore_case: whether capitals are the document's too, and sentences begin with one; otherwise they stay as they come.
+        """
+        self._wording = wording if restore_case else Wording(compounds=wording.compounds, beginnings=wording.beginnings)
+        self._restore_case = restore_case
+        self._pieces: list[str] = []
+        self._clings, self._starts, self._quoted, self._before = True, restore_case, False, ""
+
+    def add(self, pieces: Iterable[str], *, ended: bool = False) -> str:
+        """What can be written now that these whole words and signs have come; nothing that follows changes it.
+
+        Args:
+            pieces: words and signs.
+            ended: whether nothing follows; otherwise what may still change is kept until it cannot.
+        """
+        self._pieces += pieces
+        return "".join(map(self._joined, self._certain(ended=ended)))
+
+    def _certain(self, *, ended: bool) -> list[_Part]:
+        """Take what the first pieces are in the document, as far as what follows cannot change it."""
+        pieces, plain, wording = self._pieces, [_plain(piece) for piece in self._pieces], self._wording
+        parts, place, count = list[_Part](), 0, len(pieces)
+        while place < count and (ended or (place + 1 < count and not _may_grow(plain[place:], wording))):
+            longest = min(LONGEST_COMPOUND, count - place)
+            length = next((n for n in range(longest, 1, -1) if tuple(plain[place : place + n]) in wording.compounds), 1)
+            if not ended and place + length >= count:
+                break
+            words = tuple(plain[place : place + length])
+            text = wording.words.get(words[0], pieces[place]) if length == 1 else wording.compounds[words]
+            place += length
+            parts.append(_Part(text, pieces[place] if place < count else None))
+        del pieces[:place]
+        return parts
+
+    def _joined(self, part: _Part) -> str:
+        """The part, with a space before it where there is one."""
+        text, left, right = part.text, part.text in CLINGS_LEFT or part.text in CLINGS_BOTH, part.text in CLINGS_RIGHT | CLINGS_BOTH
+        if text in APOSTROPHES and self._before[-1:].isalnum() and (part.following or "").lower() in CONTRACTED:
+            left = right = True
+        elif text in APOSTROPHES and self._before.endswith("s") and not self._quoted:
+            left = True
+        elif text in ('"', "'"):
+            left, right, self._quoted = self._quoted, not self._quoted, not self._quoted
+        elif text == "." and self._before.isdecimal() and (part.following or "").isdecimal():
+            right = True
+        if self._starts and _is_word(text):
+            text, self._starts = text[0].upper() + text[1:], False
+        elif self._restore_case and not right and text in SENTENCE_ENDS:
+            self._starts = True
+        clung, self._clings, self._before = self._clings or left, right, text
+        return text if clung else f" {text}"
 
 
-def tidied(text: str, wording: Wording, *, ended: bool = True) -> str:
-    """The text with the document's spaces, and its own capitals; see `restored`."""
-    own = Wording(compounds=wording.compounds, beginnings=wording.beginnings)
-    return _joined(_written(text.split(), own, ended=ended), capitals=False)
+class Stripping:
+    """A text on its way that begins with no space, and ends with none."""
 
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self._begun, self._spaces = False, ""
 
-def stripped(text: str, *, ended: bool = True) -> str:
-    """The text without spaces around it; unless it has `ended`, without a last character that is not whole yet (byte-level tokens)."""
-    return (text if ended else text.rstrip(REPLACEMENT)).strip()
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A word, a sign or a compound, and the piece that follows; None at the end."""
-
-    text: str
-    following: str | None
-
-
-def _written(pieces: Sequence[str], wording: Wording, *, ended: bool) -> Iterator[_Part]:
-    """What the pieces are in the document, up to what is not certain yet: the last piece may grow, and the one before looks at it."""
-    certain = len(pieces) if ended else len(pieces) - 1
-    plain = [_plain(piece) for piece in pieces]
-    place = 0
-    while place < certain:
-        if not ended and (place + 1 >= certain or _may_grow(plain[place:certain], wording)):
-            return
-        length = next(
-            (n for n in range(min(LONGEST_COMPOUND, certain - place), 1, -1) if tuple(plain[place : place + n]) in wording.compounds), 1
-        )
-        if not ended and place + length >= certain:
-            return
-        text = wording.words.get(plain[place], pieces[place]) if length == 1 else wording.compounds[tuple(plain[place : place + length])]
-        place += length
-        yield _Part(text, pieces[place] if place < len(pieces) else None)
+    def add(self, text: str) -> str:
+        """What can be written now that this has come: spaces wait for what follows them."""
+        text = self._spaces + text if self._begun else text.lstrip()
+        kept = text.rstrip()
+        self._begun, self._spaces = bool(kept) or self._begun, text[len(kept) :]
+        return kept
 
 
 def _may_grow(rest: Sequence[str], wording: Wording) -> bool:
     """Whether all that is left is the beginning of a compound."""
     return len(rest) < LONGEST_COMPOUND and tuple(rest) in wording.beginnings
-
-
-def _joined(parts: Iterator[_Part], *, capitals: bool) -> str:
-    written: list[str] = []
-    clings, starts, quoted, before = True, capitals, False, ""
-    for part in parts:
-        text, left, right = part.text, part.text in CLINGS_LEFT or part.text in CLINGS_BOTH, part.text in CLINGS_RIGHT | CLINGS_BOTH
-        if text in APOSTROPHES and before[-1:].isalnum() and (part.following or "").lower() in CONTRACTED:
-            left = right = True
-        elif text in APOSTROPHES and before.endswith("s") and not quoted:
-            left = True
-        elif text in ('"', "'"):
-            left, right, quoted = quoted, not quoted, not quoted
-        elif text == "." and before.isdecimal() and (part.following or "").isdecimal():
-            right = True
-        if starts and _is_word(text):
-            text, starts = text[0].upper() + text[1:], False
-        elif capitals and not right and text in SENTENCE_ENDS:
-            starts = True
-        written.append(text if clings or left else f" {text}")
-        clings, before = right, text
-    return "".join(written)
 
 
 def _is_word(piece: str) -> bool:

@@ -61,7 +61,6 @@ class Endpoint:
         items: the requests of a body, made one by one; `RequestError` when the settings do not allow what it asks.
         document: the answer to a body.
         entry: the answer to one request of it.
-        generates: whether its models decode, and so wait for each other and not for the others.
         stream: the answer as events, where a body asks for them; None where it does not.
         summary, description, examples: for the documentation.
     """
@@ -76,7 +75,6 @@ class Endpoint:
     summary: str
     description: str
     examples: dict[str, dict[str, Any]]
-    generates: bool = False
     stream: "Callable[[Any, Sequence[Item], Exchange], Awaitable[HttpResponse | None]] | None" = None
 
 
@@ -137,7 +135,8 @@ async def handle(endpoint: Endpoint, call: Call) -> HttpResponse:
     key = serving.gate.enter(headers)
     require_json(headers)
     seconds = timeout(headers, settings)
-    serving.scheduler.check(seconds, generates=endpoint.generates)  # what cannot be let in is refused before its body costs anything
+    engines = serving.registry.engines(endpoint.task)
+    serving.scheduler.check(seconds, engines)  # what cannot be let in is refused before its body costs anything
     body = read_body(endpoint.body, await raw_body(call, settings.max_body_bytes))
     request_id = call.state["request_id"]
     served = serving.registry.choose(
@@ -156,11 +155,9 @@ async def handle(endpoint: Endpoint, call: Call) -> HttpResponse:
 
 
 def account(exchange: Exchange, jobs: Sequence[Job]) -> int:
-    """Count finished jobs, and the tokens that they took, which are given back."""
-    tokens = sum(job.tokens + job.generated_tokens for job in jobs)
-    exchange.call.serving.gate.spend(exchange.key, tokens)
+    """Count finished jobs; the tokens that they took are given back."""
     exchange.call.serving.count(exchange.served, jobs)
-    return tokens
+    return sum(job.tokens + job.generated_tokens for job in jobs)
 
 
 def require_json(headers: Mapping[str, str]) -> None:
@@ -207,7 +204,10 @@ def timeout(headers: Mapping[str, str], settings: Settings) -> float:
 async def answers(
     items: Sequence[Item], exchange: Exchange, *, partial: bool = False, progress: Callable[[Progress], None] | None = None
 ) -> list[Job]:
-    """The finished jobs of these requests; errors point into the body. See `service.answering.answer`."""
+    """The finished jobs of these requests; errors point into the body. See `service.answering.answer`.
+
+    The key is charged for what was computed, whatever came of it.
+    """
     call, requests = exchange.call, [item.request for item in items]
     try:
         return await answer(
@@ -218,6 +218,7 @@ async def answers(
             gone=lambda: _gone(call),
             partial=partial,
             progress=progress,
+            settled=lambda jobs: call.serving.gate.spend(exchange.key, sum(job.computed_tokens for job in jobs)),
         )
     except JobError as failed:
         if isinstance(failed.error, RequestError):

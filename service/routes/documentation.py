@@ -94,6 +94,7 @@ def _set_limits(components: dict[str, Any], settings: Settings) -> None:
     generation = components["GenerateParameters"]["properties"]
     generation["num_beams"]["anyOf"][0]["maximum"] = settings.max_beams
     generation["max_new_tokens"]["anyOf"][0]["maximum"] = settings.max_new_tokens
+    generation["max_length"]["anyOf"][0]["maximum"] = settings.max_new_tokens + 1
 
 
 def _ask_for_keys(document: dict[str, Any]) -> None:

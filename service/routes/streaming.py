@@ -22,7 +22,7 @@ from service.model import GeneratingModel
 from service.problems import problem
 from service.routes.base import Answered, Exchange, Item, account, answers
 from service.scheduler import Job
-from service.tasks.base import Writer
+from service.tasks.base import Append
 
 EVENTS = "text/event-stream"
 EVENT = {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}, "required": ["data"]}
@@ -58,13 +58,13 @@ class Telling:
 
     Attributes:
         model: that generates.
-        write: from tokens to text.
+        append: writes the text, token by token.
     """
 
     model: GeneratingModel
-    write: Writer
+    append: Append
     _tokens: list[int] = field(default_factory=list)
-    _told: str = ""
+    _told: int = 0
     _waiting: list[Event] = field(default_factory=list)
 
     def push(self, progress: Progress) -> list[Event]:
@@ -74,8 +74,8 @@ class Telling:
         due = self._waiting if progress.result is None else []
         (token,) = self.model.token_ids([progress.token])
         self._tokens.append(token)
-        text = self.write(self._tokens, False)
-        added, self._told = text[len(self._told) :], text
+        added = self.append(token)
+        self._told += len(added)
         event = self._event(token, added, progress.log_probability)
         self._waiting = [event] if progress.result is None else [*self._waiting, event]
         return due
@@ -85,7 +85,7 @@ class Telling:
         if not self._waiting:
             self._waiting = [self._whole(job.rounds[-1].generated[0])]
         holder = self._waiting[0] if self._waiting[-1].token.special else self._waiting[-1]
-        holder.token.text += text[len(self._told) :]
+        holder.token.text += text[self._told :]
         self._waiting[-1].summary_text, self._waiting[-1].details = text, details
         return self._waiting
 
@@ -136,28 +136,29 @@ async def streamed(item: Item, exchange: Exchange, finish: Callable[[Answered], 
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens any more
             loop.call_soon_threadsafe(news.put_nowait, progress)
 
+    model = exchange.served.model
+    assert isinstance(model, GeneratingModel)
     began = time.perf_counter()
     answering = asyncio.create_task(answers([item], exchange, progress=hear))
     answering.add_done_callback(lambda _: news.put_nowait("over"))
     try:
-        model = exchange.served.model
-        assert isinstance(model, GeneratingModel)
-        telling = Telling(model, await asyncio.to_thread(model.writer, item.request))
         first = await _next(news)
         if first == "over":
             answering.result()
+        telling = Telling(model, (await asyncio.to_thread(model.writer, item.request)).begin())
     except BaseException:
         answering.cancel()
         raise
-    if isinstance(first, Progress):
-        manifest = model.manifest
-        counts = exchange.call.serving.metrics.of_generation(manifest.task, manifest.name, manifest.variant)
-        counts.first_token.observe(time.perf_counter() - began)
+    manifest = model.manifest
+    counts = exchange.call.serving.metrics.of_generation(manifest.task, manifest.name, manifest.variant)
 
     async def events() -> AsyncGenerator[bytes]:
         try:
-            heard = first
+            heard, began_to_tell = first, False
             while heard != "over":
+                if isinstance(heard, Progress) and not began_to_tell:
+                    counts.first_token.observe(time.perf_counter() - began)
+                    began_to_tell = True
                 yield PING if isinstance(heard, str) else b"".join(map(_encoded, telling.push(heard)))
                 heard = await _next(news)
             jobs = answering.result()

@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, RootModel, Tag, create_model
 from service.errors import RequestError
 from service.generation import GenerationSettings
 from service.generation.searches import FinishReason
+from service.generation.settings import in_new_tokens
 from service.routes.base import Answered, Endpoint, Exchange, Item
 from service.routes.streaming import EVENTS, Stream, streamed
 from service.routes.wire import (
@@ -29,12 +30,6 @@ from service.routes.wire import (
 from service.settings import Settings
 from service.tasks.summarize import LongText, SummarizeRequest, SummarizeResponse
 
-GENERATION = "#/parameters/generate_parameters"
-POINTERS = {
-    "long_text": "#/parameters/long_text",
-    "generate_parameters": GENERATION,
-    **{name: f"{GENERATION}/{name}" for name in GenerationSettings.model_fields},
-}
 SEEDS = 2**32
 
 Truncation = Literal["only_first", "longest_first", "do_not_truncate"]
@@ -51,8 +46,18 @@ GenerateParameters = create_model(
     "GenerateParameters",
     __base__=Wire,
     __doc__="How tokens are chosen, in the words of transformers' `generate`; the model's own way where nothing is said.",
+    max_length=(
+        Optional[int],  # noqa: UP045 - as all the others
+        Field(None, ge=2, description="Most tokens, the decoder's start token counted too; gives way to max_new_tokens."),
+    ),
     **{name: _optional(name) for name in GenerationSettings.model_fields},
 )
+GENERATION = "#/parameters/generate_parameters"
+POINTERS = {
+    "long_text": "#/parameters/long_text",
+    "generate_parameters": GENERATION,
+    **{name: f"{GENERATION}/{name}" for name in GenerateParameters.model_fields},
+}
 
 
 class SummarizeParameters(Wire):
@@ -174,9 +179,16 @@ async def stream(body: SummarizeBody, requests: Sequence[Item], exchange: Exchan
 
 def _require_allowed(given: Mapping[str, Any], settings: Settings) -> None:
     """Refuse more beams or tokens than this server gives."""
-    for name, most in (("num_beams", settings.max_beams), ("max_new_tokens", settings.max_new_tokens)):
-        if given.get(name, 0) > most:
-            raise RequestError(f"{name} is {given[name]}, at most {most} are given; lower it", field=POINTERS[name])
+    if given.get("num_beams", 0) > settings.max_beams:
+        raise RequestError(
+            f"num_beams is {given['num_beams']}, at most {settings.max_beams} are given; lower it", field=POINTERS["num_beams"]
+        )
+    tokens = in_new_tokens(given).get("max_new_tokens", 0)
+    if tokens > settings.max_new_tokens:
+        name = "max_new_tokens" if "max_new_tokens" in given else "max_length"
+        raise RequestError(
+            f"{tokens} new tokens are asked for, at most {settings.max_new_tokens} are given; lower {name}", field=POINTERS[name]
+        )
 
 
 SUMMARIZE = Endpoint(
@@ -187,7 +199,6 @@ SUMMARIZE = Endpoint(
     items=items,
     document=document,
     entry=entry,
-    generates=True,
     stream=stream,
     summary="Summarize texts",
     description="A summary for each document. One that is longer than the model reads is cut, or read in parts (`long_text`). With "

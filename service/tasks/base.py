@@ -18,8 +18,8 @@ from service.tokenization import Row, TextTokenizer
 MAX_CHARACTERS = 1_000_000
 
 Outputs = Mapping[str, Array]
-Writer = Callable[[Sequence[int], bool], str]
-"""From the tokenizer's ids to text; False leaves out its end, as far as more tokens may change that."""
+Append = Callable[[int], str]
+"""Takes the next of a text's tokens, by the tokenizer's id, and gives what it adds to the text that no later one changes."""
 
 
 class Request(BaseModel):
@@ -85,6 +85,18 @@ class Round(NamedTuple):
 
     rows: list[Row]
     generated: list[Generated]
+
+
+class Writer(Protocol):
+    """Writes the texts that are generated for one request, from the tokenizer's ids."""
+
+    def whole(self, tokens: Sequence[int]) -> str:
+        """The text of all its tokens."""
+        ...
+
+    def begin(self) -> Append:
+        """A text whose tokens come one by one; what is given for them is the beginning of `whole`."""
+        ...
 
 
 class GeneratingTask(Protocol[RequestT, ResponseT]):

@@ -16,8 +16,10 @@ from service.artifact import GenerationInfo, Manifest, TaskName
 from service.errors import ArtifactError, RequestError
 from service.generation import GenerationSettings
 from service.generation.searches import FinishReason
-from service.generation.text import Wording, restored, stripped, tidied
+from service.generation.settings import in_new_tokens
+from service.generation.text import Wording
 from service.tasks.base import MAX_CHARACTERS, Request, Response, Round, Writer, require_text
+from service.tasks.writing import DocumentWriter, PlainWriter
 from service.tokenization import IntArray, Row, TextTokenizer
 
 MAX_WINDOWS = 512
@@ -81,17 +83,16 @@ class Summarization:
     def writer(self, request: SummarizeRequest, tokenizer: TextTokenizer, manifest: Manifest) -> Writer:
         """Writes words as the document has them, where the tokens do not say how they are written."""
         if not (tokenizer.spaced and request.clean_up_spaces):
-            return lambda tokens, ended: stripped(tokenizer.decode(tokens), ended=ended)
-        write, wording = restored if generation_of(manifest).restore_case else tidied, Wording.of(request.text)
-        return lambda tokens, ended: write(tokenizer.decode(tokens), wording, ended=ended)
+            return PlainWriter(tokenizer)
+        return DocumentWriter(tokenizer, Wording.of(request.text), generation_of(manifest).restore_case)
 
     def postprocess(
         self, request: SummarizeRequest, rounds: Sequence[Round], texts: Sequence[str], tokenizer: TextTokenizer, manifest: Manifest
     ) -> SummarizeResponse | list[Row]:
         """The response, or the sources of the next round; `texts` are what the last round generated."""
         last = rounds[-1]
-        if len(last.rows) > 1:
-            return self._next_sources(" ".join(texts), len(last.rows), tokenizer, manifest)
+        if len(last.rows) > 1 and any(texts):
+            return self._next_sources(" ".join(filter(None, texts)), len(last.rows), tokenizer, manifest)
         return SummarizeResponse(
             summary=texts[0],
             finish_reason=last.generated[0].finish_reason,
@@ -125,6 +126,8 @@ def merged_settings(given: Mapping[str, Any], defaults: Mapping[str, Any], *, mo
     Raises:
         RequestError: what is given contradicts itself; the message is one line.
     """
+    limit = "max_length" if given.get("max_new_tokens") is None and "max_length" in given else "max_new_tokens"
+    given, defaults = in_new_tokens(given), in_new_tokens(defaults)
     own = _validated(defaults)
     settings = {"max_new_tokens": min(own.max_new_tokens, most), **defaults, **given}
     if given.get("do_sample") and "num_beams" not in given:
@@ -139,7 +142,7 @@ def merged_settings(given: Mapping[str, Any], defaults: Mapping[str, Any], *, mo
     merged = _validated(settings)
     if merged.max_new_tokens > most:
         raise RequestError(
-            f"max_new_tokens is {merged.max_new_tokens}, but this model writes at most {most}: lower it", field="max_new_tokens"
+            f"{merged.max_new_tokens} new tokens are asked for, but this model writes at most {most}: lower {limit}", field=limit
         )
     return merged
 
@@ -165,7 +168,9 @@ def parts(text: str, tokenizer: TextTokenizer, length: int) -> list[Row]:
 
 
 def cuts(breaks: IntArray, tokens: int, room: int) -> list[int]:
-    """The first token of each part, [parts]: parts of at most `room` tokens that begin at a break if there is one.
+    """The first token of each part, [parts]: parts of at most `room` tokens, about as long as each other.
+
+    A part begins where a sentence does, if one begins no further from where equal parts would than half of such a part.
 
     Args:
         breaks: where sentences begin, ascending, [sentences].
@@ -175,7 +180,8 @@ def cuts(breaks: IntArray, tokens: int, room: int) -> list[int]:
     starts = [0]
     while tokens - starts[-1] > room:
         left = tokens - starts[-1]
-        ideal = starts[-1] + -(-left // -(-left // room))
-        near = breaks[(breaks > starts[-1]) & (breaks <= starts[-1] + room) & (breaks < tokens)]
-        starts.append(int(near[np.abs(near - ideal).argmin()]) if len(near) else starts[-1] + room)
+        share = -(-left // -(-left // room))
+        ideal = starts[-1] + share
+        near = breaks[(np.abs(breaks - ideal) <= share // 2) & (breaks <= starts[-1] + room) & (breaks < tokens)]
+        starts.append(int(near[np.abs(near - ideal).argmin()]) if len(near) else ideal)
     return starts

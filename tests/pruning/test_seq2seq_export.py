@@ -1,7 +1,7 @@
 """The graphs of an encoder-decoder compute what torch does, whatever rows and requests share a call."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 
 import numpy as np
@@ -22,11 +22,11 @@ from service.runtime.onnx import OnnxSession
 from tests.pruning.helpers import VOCABULARY, kill_randomly, tiny_bart
 
 
-def pruned(seed: int) -> PreTrainedModel:
-    """A compact BART from which random heads, neurons and blocks were taken."""
+def pruned(seed: int, *, drop_layers: Collection[int] = ()) -> PreTrainedModel:
+    """A compact BART from which random heads, neurons and blocks were taken, and whole layers where they are named."""
     model = tiny_bart(seed=seed)
     kill_randomly(np.random.default_rng(seed), model)
-    return compact(model)
+    return compact(model, drop_layers=drop_layers)
 
 
 def empty() -> PreTrainedModel:
@@ -83,9 +83,11 @@ def test_graphs_equal_torch(seed: int):
     assert check_parity(to_onnx(model), model, random_batches(model, source=11, target=7, seed=seed)) < 1e-4
 
 
-@pytest.mark.parametrize("model", [tiny_bart(), empty()], ids=["dense", "empty"])
-def test_dense_and_empty_models_equal_torch(model: PreTrainedModel):
-    """So do a model with everything in it, and one of constants alone."""
+@pytest.mark.parametrize(
+    "model", [tiny_bart(), empty(), pruned(3, drop_layers=[0, 4, 5])], ids=["dense", "empty", "without an encoder's and a decoder's layer"]
+)
+def test_models_of_all_depths_equal_torch(model: PreTrainedModel):
+    """So do a model with everything in it, one of constants alone, and one that lost whole layers beside heads and neurons."""
     assert check_parity(to_onnx(model), model, random_batches(model, source=5, target=4)) < 1e-4
 
 

@@ -17,8 +17,12 @@ START, END, PADDING = 2, 2, 1
 
 @cache
 def model_of(seed: int) -> PreTrainedModel:
-    """A random BART that reads its source, hesitates, and ends; every other one is pruned to unequal heads and removed blocks."""
-    model = tiny_bart(seed=seed, decoder_layers=2)
+    """A random BART that reads its source, hesitates, and ends.
+
+    Every other one is pruned to unequal heads and removed blocks, and every other one of those lost whole layers of encoder and decoder.
+    """
+    dropped = (0, 4, 5) if seed % 4 == 3 else ()
+    model = tiny_bart(seed=seed, decoder_layers=3 if dropped else 2)
     with torch.no_grad():
         for layer in model.model.decoder.layers:
             layer.encoder_attn.q_proj.weight *= 4
@@ -30,7 +34,7 @@ def model_of(seed: int) -> PreTrainedModel:
             parameter *= 0.3
     if seed % 2:
         kill_randomly(np.random.default_rng(seed), model)
-        model = compact(model)
+        model = compact(model, drop_layers=dropped)
     model.final_logits_bias[0, END] += 2
     return model
 
@@ -54,9 +58,13 @@ def sources(seed: int, count: int) -> list[list[int]]:
     return [rng.integers(4, VOCABULARY, int(rng.integers(1, 21))).tolist() for _ in range(count)]
 
 
-def by_transformers(seed: int, documents: list[list[int]], settings: GenerationSettings, special: SpecialTokens) -> list[tuple[int, ...]]:
-    """What `generate` gives behind the start token, up to the first end token."""
+def by_transformers(
+    seed: int, documents: list[list[int]], settings: GenerationSettings, special: SpecialTokens, *, max_length: int | None = None
+) -> list[tuple[int, ...]]:
+    """What `generate` gives behind the start token, up to the first end token; with `max_length`, that is what limits it."""
     asked = settings.model_dump(exclude={"seed", "temperature", "top_k", "top_p", "min_new_tokens", "min_length"})
+    if max_length is not None:
+        asked = {**asked, "max_new_tokens": None, "max_length": max_length}
     config = GenerationConfig(
         **asked,
         min_length=settings.fewest_new_tokens + 1,

@@ -139,7 +139,9 @@ def test_thread_that_hangs_is_given_up():
     assert decoder.check(PATIENCE) is None
     until(lambda: decoder.check(0.001) is not None)
     assert isinstance(heard.error, StuckError)
+    assert not decoder.answers(0.05)
     gate.set()
+    assert decoder.answers(PATIENCE)
     _, later = submitted(decoder, [5, 6])
     assert later.over.wait(PATIENCE)
     assert [later.result] == generate_each(model, [([5, 6], SETTINGS[0])])

@@ -89,6 +89,23 @@ def test_impossible_defaults_are_refused(folder):
         load_model(rewritten(folder, generation=generation))
 
 
+@pytest.mark.parametrize("field", ["start", "forced_first", "forced_last", "end"])
+def test_special_token_that_the_decoder_has_not_is_refused(folder, field):
+    """It is found at load, not by the request that meets it."""
+    generation = read_manifest(folder).generation
+    wrong = generation.model_copy(update={field: (3, 68) if field == "end" else 68})
+    with pytest.raises(ArtifactError, match="a special token is 68, but the decoder has 68 tokens"):
+        load_model(rewritten(folder, generation=wrong))
+
+
+def test_output_ids_of_another_length_are_refused(tmp_path):
+    """Each output id needs its token, and nothing more."""
+    folder = write_summarizer(tmp_path / "summarize/dense", mapped=True)
+    (folder / "output_ids.json").write_text("[0, 1, 2, 3, 4]")
+    with pytest.raises(ArtifactError, match="lists 5 tokens, but the decoder has 68"):
+        load_model(rewritten(folder))
+
+
 def test_encoders_and_generators_are_told_apart(folder, classify_folder):
     """`load_model` loads either, and neither class the other's artifact; a request of another task is refused."""
     assert isinstance(load_model(classify_folder), Model)
@@ -106,6 +123,8 @@ def test_encoders_and_generators_are_told_apart(folder, classify_folder):
         ({"do_sample": True}, {"num_beams": 1, "do_sample": True}),
         ({"max_new_tokens": 3}, {"max_new_tokens": 3, "min_new_tokens": 3}),
         ({"min_length": 9}, {"min_new_tokens": None, "min_length": 9}),
+        ({"max_length": 4}, {"max_new_tokens": 3, "min_new_tokens": 3}),
+        ({"max_length": 4, "max_new_tokens": 8}, {"max_new_tokens": 8}),
     ],
 )
 def test_models_own_settings_give_way_to_what_is_asked(tmp_path, given, expected):

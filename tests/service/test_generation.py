@@ -1,5 +1,6 @@
 """The engine generates what transformers does, whoever shares its batch, and stays within its limits."""
 
+import weakref
 from dataclasses import replace
 from itertools import count
 
@@ -81,6 +82,17 @@ def test_tokens_equal_transformers(model: tuple[int, EncoderDecoder], asked_for:
     documents = sources(seed, 3)
     found = generate(exported_model, documents, asked_for)
     assert [each.tokens for each in found] == by_transformers(name, documents, asked_for, exported_model.special)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("max_length", [2, 3, 9])
+def test_max_length_means_what_it_means_to_transformers(max_length: int, num_beams: int):
+    """It counts the start token."""
+    model, documents = exported(0), sources(2, 3)
+    asked_for = GenerationSettings.model_validate({"max_length": max_length, "num_beams": num_beams, "min_length": max_length})
+    expected = by_transformers(0, documents, asked_for, model.special, max_length=max_length)
+    assert [each.tokens for each in generate(model, documents, asked_for)] == expected
+    assert {len(tokens) for tokens in expected} == {max_length - 1}
 
 
 @settings(max_examples=25)
@@ -167,6 +179,21 @@ def test_finish_reasons():
     assert (cut.finish_reason, cut.tokens) == ("length", (*whole.tokens[:-2], END))
 
 
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_end_that_comes_by_itself_at_the_limit_is_an_end(num_beams: int):
+    """The last token allowed ends a sequence by itself where it is not forced to."""
+    asked_for = {"no_repeat_ngram_size": 2, "num_beams": num_beams}
+    for forced_last, reason in ((None, "eos"), (END, "length")):
+        model = exported(4, forced_last=forced_last)
+        ended = [
+            (source, found.tokens)
+            for source in sources(1, 20)
+            if len((found := generate(model, [source], GenerationSettings(max_new_tokens=20, **asked_for))[0]).tokens) < 20
+        ]
+        limited = [(generate(model, [s], GenerationSettings(max_new_tokens=len(t), **asked_for))[0], t) for s, t in ended]
+        assert {found.finish_reason for found, tokens in limited if found.tokens == tokens} == {reason}
+
+
 @settings(max_examples=15)
 @given(
     st.lists(asked(), min_size=3, max_size=10),
@@ -241,6 +268,52 @@ def test_a_source_that_cannot_be_encoded_fails_alone():
     finish(engine)
     assert isinstance(bad.error, ArtifactError)
     assert good.result == generate(model, [[5, 6]], asked_for)[0]
+
+
+class Picky:
+    """An encoder that raises what no graph would when a source begins with 13."""
+
+    def __init__(self, model: EncoderDecoder) -> None:
+        self.inputs, self.outputs, self.runtime = model.encoder.inputs, model.encoder.outputs, model.encoder.runtime
+        self._run = model.encoder.run
+
+    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """See `Session`."""
+        if inputs["input_ids"][0, 0] == 13:
+            raise ValueError("thirteen")
+        return self._run(inputs)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_error_that_nobody_foresaw_fails_its_source_alone(order: tuple[int, int]):
+    """Whatever the encoder raises for one of two that join, the other one and who was there before get what they get alone."""
+    model, asked_for = exported(0), GenerationSettings(max_new_tokens=6, min_new_tokens=6)
+    engine = Engine(replace(model, encoder=Picky(model)))
+    before = engine.submit([7, 8], asked_for)
+    engine.step()
+    joining = [engine.submit([[5, 6], [13, 6]][index], asked_for) for index in order]
+    good, bad = (joining[order.index(index)] for index in (0, 1))
+    assert bad in [step.generation for step in engine.step()]
+    finish(engine)
+    assert isinstance(bad.error, ValueError)
+    assert [before.result, good.result] == generate(model, [[7, 8], [5, 6]], asked_for)
+
+
+def test_cancelled_requests_do_not_wait_behind_one_that_has_no_room():
+    """They are forgotten at the next step, though the first in line still waits."""
+    engine, asked_for = Engine(exported(0), Limits(rows=2)), GenerationSettings(max_new_tokens=8, min_new_tokens=8, num_beams=2)
+    active, head = engine.submit([5], asked_for), engine.submit([6], asked_for)
+    gone = []
+    for _ in range(3):
+        generation = engine.submit([7], asked_for)
+        engine.cancel(generation)
+        gone.append(weakref.ref(generation))
+    del generation
+    engine.step()
+    assert (active.result, head.joined_at) == (None, None)
+    assert [reference() for reference in gone] == [None] * 3
+    finish(engine)
+    assert head.result is not None
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.generation.text import Wording, restored, stripped, tidied
-from tests.service.builders import roberta_tokenizer
+from service.generation.text import Rewriting, Stripping, Wording
 
 NEWS = (
     "The U.S. economy grew 3.5 % in May. \"It's well-known,\" said Anna O'Neil of AT&T (New York). "
@@ -20,6 +19,11 @@ def taken_apart(text: str) -> str:
     """A text as an uncased tokenizer gives it back: no capitals, no accents, and spaces around every sign."""
     plain = "".join(each for each in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(each) != "Mn")
     return " ".join(re.findall(r"[^\W_]+|[^\w\s]|_", plain))
+
+
+def rewritten(text: str, document: str, *, restore_case: bool = True) -> str:
+    """A whole text as its document would write it."""
+    return Rewriting(Wording.of(document), restore_case=restore_case).add(text.split(), ended=True)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +41,7 @@ def taken_apart(text: str) -> str:
 )
 def test_words_are_written_as_in_the_document(decoded, expected):
     """Capitals, accents and what stands in one piece come from the document; signs that it does not have cling as is usual."""
-    assert restored(decoded, Wording.of(NEWS)) == expected
+    assert rewritten(decoded, NEWS) == expected
 
 
 def test_beginning_of_a_sentence_says_nothing_about_a_word_that_stands_elsewhere():
@@ -48,35 +52,30 @@ def test_beginning_of_a_sentence_says_nothing_about_a_word_that_stands_elsewhere
 
 def test_most_usual_capitals_win():
     """Of several ways to write a word, the one that the document has most often."""
-    assert restored("we may go in may", Wording.of("We go in May or May, or may not. So be it.")) == "We May go in May"
+    assert rewritten("we may go in may", "We go in May or May, or may not. So be it.") == "We May go in May"
 
 
 def test_capitals_of_the_model_stay_where_it_knows_them():
-    """`tidied` joins what stands together in the document, and changes no letter of other words."""
-    assert tidied("Anna ' s U . S . economy grew", Wording.of(NEWS)) == "Anna's U.S. economy grew"
+    """Where case is not restored, what stands together in the document is joined, and no letter of other words changes."""
+    assert rewritten("Anna ' s U . S . economy grew", NEWS, restore_case=False) == "Anna's U.S. economy grew"
 
 
-@given(st.text(alphabet="aBc.,'\"$5- (\n", max_size=60), st.text(alphabet="abc.,'\"$5-( ", max_size=40))
-def test_nothing_that_was_written_is_taken_back(document, summary):
-    """However far a text has come, what is written of it is the beginning of what is written in the end."""
-    wording, pieces = Wording.of(document), taken_apart(summary)
-    for write in (restored, tidied):
-        whole = write(pieces, wording)
-        told = [write(pieces[:length], wording, ended=False) for length in range(len(pieces) + 1)]
-        assert [part for part in told if not whole.startswith(part)] == []
+@given(st.text(alphabet="aBc.,'\"$5- (\n", max_size=60), st.text(alphabet="abc.,'\"$5-( ", max_size=40), st.booleans())
+def test_nothing_that_was_written_is_taken_back(document, summary, restore_case):
+    """Piece by piece the same is written as at once, but for an end that may still change."""
+    text, pieces = Rewriting(Wording.of(document), restore_case=restore_case), taken_apart(summary).split()
+    told = "".join(text.add([piece]) for piece in pieces)
+    assert told + text.add([], ended=True) == rewritten(" ".join(pieces), document, restore_case=restore_case)
 
 
-@given(st.text(max_size=30))
-def test_no_half_character_is_told(text):
-    """Byte by byte, what is told is the beginning of the whole, and ends with a whole character."""
-    tokenizer = roberta_tokenizer()
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
-    whole = stripped(tokenizer.decode(ids))
-    for length in range(len(ids) + 1):
-        assert whole.startswith(stripped(tokenizer.decode(ids[:length]), ended=False))
+@given(st.lists(st.text(alphabet="ab \n", max_size=4)))
+def test_spaces_at_the_end_wait_for_what_follows(parts):
+    """Bit by bit, a text begins with no space, ends with none, and loses none inside."""
+    text = Stripping()
+    assert "".join(map(text.add, parts)) == "".join(parts).strip()
 
 
 def test_document_is_restored_from_its_own_words():
     """What a document says is written again as it stands there, but for spaces that it has around signs."""
     document = "Anna O'Neil of AT&T paid $1,000 for a well-known U.S. Café, and it's 3.5 km to New York."
-    assert restored(taken_apart(document), Wording.of(document)) == document
+    assert rewritten(taken_apart(document), document) == document

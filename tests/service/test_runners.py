@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from service.errors import StuckError
-from service.runners import Runners
+from service.runners import Problem, Runners
 from service.scheduler import Job, Limits, Scheduler
 from service.tasks.base import Request, Response
 from service.tokenization import Row
@@ -105,7 +105,7 @@ def test_a_stuck_runner_is_replaced():
     runners.start()
     job, done = submitted(scheduler, stuck)
     _, behind = submitted(scheduler, fine)
-    problems: list[str] = []
+    problems: list[Problem] = []
     until(lambda: problems.extend(runners.check()) or problems)
     assert done.wait(PATIENCE)
     assert isinstance(job.error, StuckError)
@@ -135,7 +135,7 @@ def test_a_dead_runner_is_replaced(monkeypatch):
     runners = Runners(scheduler, 1, stuck_seconds=PATIENCE)
     runners.start()
     job, done = submitted(scheduler, deadly)
-    until(lambda: "a runner died" in runners.check())
+    until(lambda: Problem("a runner died") in runners.check())
     assert done.wait(PATIENCE)
     assert isinstance(job.error, StuckError)
     _, behind = submitted(scheduler, fine)

@@ -1,14 +1,16 @@
 """What the scheduler promises of models that generate: rounds, room for others, refusals, and nothing left behind."""
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
-from service.errors import GoneError, OverloadedError
+from service.errors import GoneError, OverloadedError, StoppedError
 from service.generation import EncoderDecoder, GenerationSettings, Progress, generate
 from service.generation import Limits as DecoderLimits
 from service.runners import Runners
@@ -168,11 +170,76 @@ def test_wait_is_foreseen_once_there_is_no_room(gate):
     with pytest.raises(OverloadedError, match="the wait would be about"):
         desk.submit(engine, texts[4])
     with pytest.raises(OverloadedError):
-        desk.scheduler.check(PATIENCE, generates=True)
-    desk.scheduler.check(PATIENCE)
+        desk.scheduler.check(PATIENCE, [engine])
+    desk.scheduler.check(PATIENCE, [engine, Generating()])
     gate.set()
     until(lambda: all(job.finished for job in jobs))
     assert [job.response for job in jobs] == [Tokens(generated=[alone(text)]) for text in texts[1:4]]
+
+
+def test_idle_model_is_not_refused_for_a_busy_one(gate):
+    """Each model has its own decoder: while one has a line, another one's requests are let in and answered."""
+    desk = Desk(Limits(wait_seconds=1e-6, decoder=DecoderLimits(rows=2)))
+    busy, idle, texts = held(gate), Generating(), sources(5, 6)
+    gate.set()
+    first = [desk.submit(busy, texts[0]), desk.submit(idle, texts[0])]
+    until(lambda: all(job.finished for job in first))
+    gate.clear()
+    jobs = [desk.submit(busy, text) for text in texts[1:4]]
+    with pytest.raises(OverloadedError):
+        desk.submit(busy, texts[4])
+    other = desk.submit(idle, texts[5])
+    until(lambda: other.finished)
+    assert other.response == Tokens(generated=[alone(texts[5])])
+    gate.set()
+    until(lambda: all(job.finished for job in jobs))
+
+
+@pytest.mark.parametrize("limits", [DecoderLimits(rows=6), DecoderLimits(rows=64, cached_tokens=6 * 32 + 2 * 32)])
+def test_beams_that_wait_count_as_rows(gate, limits):
+    """A request of four beams takes four rows, and room for their tokens: one that waits behind another is a line."""
+    desk = Desk(Limits(wait_seconds=1e-6, decoder=limits))
+    engine, texts = held(gate), sources(5, 4)
+    engine.settings_of = GenerationSettings(max_new_tokens=10, num_beams=4)
+    gate.set()
+    first = desk.submit(engine, texts[0])
+    until(lambda: first.finished)
+    gate.clear()
+    active = desk.submit(engine, texts[1])
+    until(lambda: bool(active.generations) and active.generations[0].joined_at is not None)
+    waiting = desk.submit(engine, texts[2])
+    until(lambda: bool(waiting.generations))
+    with pytest.raises(OverloadedError, match="the wait would be about"):
+        desk.submit(engine, texts[3])
+    gate.set()
+    until(lambda: active.finished and waiting.finished)
+
+
+def test_tokens_of_what_was_left_are_known(gate):
+    """Of a job that is cancelled, the rows that were begun count as computed; of a whole one, all that was read and generated does."""
+    desk, engine, texts = Desk(Limits(decoder=DecoderLimits(rows=1))), held(gate), sources(3, 2)
+    job = desk.submit(engine, *texts)
+    until(lambda: bool(job.generations) and job.generations[0].joined_at is not None)
+    desk.scheduler.cancel(job)
+    assert job.computed_tokens == len(texts[0])
+    gate.set()
+    whole = desk.submit(engine, *texts, rounds=2)
+    until(lambda: whole.finished)
+    assert whole.computed_tokens == whole.tokens + whole.generated_tokens
+
+
+def test_what_is_open_can_be_ended(gate):
+    """Whoever waits when there is no more time gets an error, the decoder is left, and nobody else is let in."""
+    desk, texts = Desk(), sources(6, 2)
+    jobs = [desk.submit(held(gate), text) for text in texts]
+    until(lambda: all(job.generations for job in jobs))
+    desk.scheduler.abandon()
+    assert [type(job.error) for job in jobs] == [StoppedError] * 2
+    assert all(generation.cancelled for job in jobs for generation in job.generations)
+    with pytest.raises(StoppedError):
+        desk.submit(Generating(), texts[0])
+    gate.set()
+    assert desk.runners.stop(PATIENCE)
 
 
 def test_what_was_let_in_is_decoded_before_the_end(gate):
@@ -194,3 +261,20 @@ def test_failure_of_one_source_is_the_error_of_its_request():
     assert bad.error is not None
     assert good.response == Tokens(generated=[alone(texts[2])])
     assert desk.scheduler.depth == (0, 0, 0)
+
+
+def test_model_that_nobody_serves_any_more_is_forgotten():
+    """After a reload nothing keeps the old model, nor its decoder: neither what was decoded nor a runner that waits."""
+    desk, engine = Desk(), Generating()
+    desk.submit(engine, [5, 6])
+    until(lambda: desk.done)
+    old = weakref.ref(engine)
+    desk.done.clear()
+    del engine
+
+    def forgotten() -> bool:
+        gc.collect()
+        return old() is None
+
+    until(forgotten)
+    assert desk.scheduler.decoders() == []

@@ -1,5 +1,6 @@
 """The process: what it prints, what signals do, and that no accepted request is lost. Real sockets, real signals."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -15,6 +16,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.app import create_app
+from service.errors import StoppedError
+from service.scheduler import Job
+from service.server import _Life, _Server
+from service.settings import Settings
+from service.tasks.base import Request
 from tests.service.test_registry import put
 
 PATIENCE = 20.0
@@ -158,6 +165,26 @@ def test_operations_have_a_port_of_their_own(tmp_path):
     with running(tmp_path, "--admin-port", "0") as server:
         assert httpx.get(f"{server.address}/metrics").status_code == 404
         assert httpx.get(f"{server.address}/v2/health/live").status_code == 200
+
+
+class Open:
+    """A task's model that never comes to an end of its own."""
+
+    batches = False
+
+
+def test_what_takes_too_long_is_ended_before_its_connection_is_cut(tmp_path):
+    """After the time for what is in flight there is some left to say that it was not enough."""
+    put(tmp_path, "qa", "dense")
+    settings = Settings(models=tmp_path, drain_s=0.01, drain_delay_s=0)
+    app = create_app(settings)
+    server = _Server(app, settings)
+    job = Job(Open(), Request(), 1, time.monotonic() + PATIENCE, lambda _: None)
+    app.state.serving.scheduler.submit(job)
+    asyncio.run(_Life(app.state.serving, [server], settings)._stop(0))
+    assert isinstance(job.error, StoppedError)
+    assert server.should_exit
+    assert server.config.timeout_graceful_shutdown > settings.drain_s
 
 
 @pytest.mark.parametrize(

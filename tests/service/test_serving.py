@@ -2,16 +2,22 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from prometheus_client import generate_latest
 
-from service.errors import ReloadError, SettingsError
+from service.errors import ReloadError, SettingsError, StuckError
+from service.model import GeneratingModel
 from service.registry import Registry
+from service.scheduler import Job
 from service.serving import Serving
 from service.settings import Settings
+from service.tasks.summarize import SummarizeRequest
+from tests.service.summarizing import write_summarizer
+from tests.service.test_decoder import Held
 from tests.service.test_registry import QA, put
 
 PATIENCE = 10.0
@@ -115,6 +121,36 @@ def test_a_stuck_runner_turns_readiness_red_until_answers_come_again(tmp_path):
 
     lived(serving, inside)
     assert serving.runners.replaced >= 1
+
+
+def test_a_stuck_decoder_turns_readiness_red_until_it_decodes_again(tmp_path):
+    """That another model's encoder answers is not enough: the decoder that was stuck must take a step."""
+    put(tmp_path, "qa", "dense")
+    write_summarizer(tmp_path / "summarize/dense")
+    serving = serving_of(tmp_path, runners=1, stuck_s=0.3)
+    model = serving.registry.choose("summarization").model
+    gate = threading.Event()
+    object.__setattr__(model.generator, "decoder", Held(model.generator, lambda: gate.wait(PATIENCE)))
+
+    async def inside() -> None:
+        asked = asyncio.create_task(asyncio.to_thread(ask, serving, model))
+        await until(lambda: len(serving._stuck) == 1)
+        await until(serving._runs)
+        assert serving.not_ready() is not None
+        gate.set()
+        await until(lambda: serving.not_ready() is None)
+        assert isinstance((await asked).error, StuckError)
+
+    lived(serving, inside)
+
+
+def ask(serving: Serving, model: GeneratingModel) -> Job:
+    """A finished job."""
+    done = threading.Event()
+    job = Job(model, SummarizeRequest(text="ada wrote it"), 12, time.monotonic() + PATIENCE, lambda _: done.set())
+    serving.scheduler.submit(job)
+    assert done.wait(PATIENCE)
+    return job
 
 
 def test_metrics_say_what_is_served(tmp_path):

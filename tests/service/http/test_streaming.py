@@ -6,8 +6,10 @@ import threading
 
 import httpx2
 import pytest
+from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.keys import digest, make_key
 from service.registry import Registry
 from service.routes import streaming
 from service.runtime.onnx import OnnxSession
@@ -93,17 +95,43 @@ def test_refusal_before_the_first_event_has_its_status(client):
     assert_problem(client.post("/summarize", json=body), 422, body)
 
 
+def test_refusal_costs_no_wording(held, monkeypatch):
+    """What is refused is so before its document is read for how it writes its words."""
+    app, _ = held
+    model = app.state.serving.registry.served["summarize", "dense"].model
+    read = []
+    monkeypatch.setattr(model, "writer", lambda request: read.append(request))
+    with TestClient(app) as client:
+        assert_problem(client.post("/summarize", json=body_of(" ")), 422)
+    assert read == []
+
+
+def test_first_token_is_measured_however_late_it_comes(held, monkeypatch):
+    """A stream that begins with a ping counts too."""
+    monkeypatch.setattr(streaming, "PING_SECONDS", 0.05)
+    app, decoder = held
+    decoder.gate.clear()
+    with live(app) as server, httpx2.Client(base_url=server.address, timeout=30) as client:
+        with client.stream("POST", "/summarize", json=body_of()) as response:
+            lines = response.iter_lines()
+            assert next(lines) == ": ping"
+            decoder.gate.set()
+            list(lines)
+        assert metric(client.get("/metrics").text, "secateur_first_token_duration_seconds_count") == 1
+
+
 class Held:
     """A decoder's session that waits before each step while it is closed, or fails."""
 
     def __init__(self, session):
         """Around a session, open."""
         self.inputs, self.outputs, self.runtime, self.caches = session.inputs, session.outputs, session.runtime, session.caches
-        self.gate, self.broken, self.steps, self._session = threading.Event(), False, 0, session
+        self.gate, self.waited, self.broken, self.steps, self._session = threading.Event(), threading.Event(), False, 0, session
         self.gate.set()
 
     def run(self, inputs):
         """A step."""
+        self.waited.set()
         self.gate.wait(20)
         self.steps += 1
         if self.broken:
@@ -146,6 +174,8 @@ def test_failure_on_the_way_is_an_event_with_the_problem(held, caplog):
         assert client.post("/summarize", json={"inputs": DOCUMENT}).status_code == 200
         text = client.get("/metrics").text
     assert metric(text, 'secateur_errors_total{type="internal"}') == 1
+    assert metric(text, 'secateur_requests_total{code="500",route="/summarize",variant="dense"}') == 1
+    assert metric(text, 'secateur_requests_total{code="200",route="/summarize",variant="dense"}') == 1
     assert metric(text, "secateur_decoder_active") == metric(text, "secateur_decoder_rows") == 0
 
 
@@ -161,6 +191,35 @@ def test_deadline_on_the_way_is_an_event(held):
             name, problem = events_of("\n".join(lines))[-1]
         decoder.gate.set()
         assert (name, problem["status"]) == ("error", 504)
+
+
+def test_shutdown_on_the_way_is_an_event(held):
+    """When the time for what is in flight is over, a stream ends with an event that says so."""
+    app, decoder = held
+    with live(app) as server, httpx2.Client(base_url=server.address, timeout=30) as client:
+        with client.stream("POST", "/summarize", json=body_of(**FOREVER)) as response:
+            lines = response.iter_lines()
+            read_event(lines)
+            decoder.gate.clear()
+            app.state.serving.scheduler.abandon()
+            name, problem = events_of("\n".join(lines))[-1]
+        decoder.gate.set()
+    assert (name, problem["status"], problem["error_type"]) == ("error", 503, "stopping")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_client_that_hangs_up_pays_for_what_was_computed(held, stream, tmp_path):
+    """A key's tokens are spent on what nobody waited for, too."""
+    app, decoder = held
+    key = make_key()
+    (tmp_path / "keys").write_text(f"web {digest(key)} tokens_per_minute=1\n")
+    app = create_app(Settings(**{**app.state.serving.settings.model_dump(), "api_keys": tmp_path / "keys"}), app.state.serving.registry)
+    with live(app) as server, httpx2.Client(base_url=server.address, timeout=30, headers={"X-API-Key": key}) as client:
+        decoder.gate.clear()
+        hang_up(server.port, {**body_of(**FOREVER), "stream": stream}, after=0, key=key, until_begun=lambda: decoder.waited.wait(20))
+        until(lambda: client.get("/metrics").status_code == 429)
+        assert_problem(client.post("/summarize", json={"inputs": DOCUMENT}), 429)
+        decoder.gate.set()
 
 
 def test_silence_is_filled_with_pings(held, monkeypatch):
@@ -179,12 +238,14 @@ def test_silence_is_filled_with_pings(held, monkeypatch):
         assert events_of("\n".join(lines))[-1][1]["summary_text"]
 
 
-def hang_up(port, body, *, after):
-    """Send a request, wait for so many bytes of its answer, and leave."""
+def hang_up(port, body, *, after, key="", until_begun=lambda: None):
+    """Send a request, wait for its work to have begun, or for so many bytes of its answer, and leave."""
     raw = json.dumps(body).encode()
-    head = f"POST /summarize HTTP/1.1\r\nHost: garden\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n"
+    head = f"POST /summarize HTTP/1.1\r\nHost: garden\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n"
+    head += f"X-API-Key: {key}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(head.encode() + raw)
+        until_begun()
         if after:
             connection.recv(after)
 

@@ -70,6 +70,13 @@ def test_headers_say_what_was_cut_and_computed(client):
     assert int(short.headers["x-compute-tokens"]) == details["usage"]["input_tokens"] + details["generated_tokens"]
 
 
+def test_max_length_counts_the_start_token(client):
+    """transformers' usual spelling is taken, and gives way to `max_new_tokens`."""
+    expected = asked(client, LONG_DOCUMENT, generate_parameters={"max_new_tokens": 5})
+    assert asked(client, LONG_DOCUMENT, generate_parameters={"max_length": 6}) == expected
+    assert asked(client, LONG_DOCUMENT, generate_parameters={"max_length": 9, "max_new_tokens": 5}) == expected
+
+
 def test_long_document_can_be_read_in_parts(client, engine):
     """map_reduce reads all of it, part by part."""
     (answer,) = asked(client, LONG_DOCUMENT, long_text="map_reduce", details=True)
@@ -116,6 +123,10 @@ REFUSED = {
     "too many beams": ({"num_beams": 9}, 422, "num_beams"),
     "too many tokens for the server": ({"max_new_tokens": 1025}, 422, "max_new_tokens"),
     "too many tokens for the model": ({"max_new_tokens": 41}, 422, "max_new_tokens"),
+    "too long for the server": ({"max_length": 1026}, 422, "max_length"),
+    "too long for the model": ({"max_length": 42}, 422, "max_length"),
+    "no length": ({"max_length": 1}, 422, "max_length"),
+    "a penalty that nothing survives": ({"num_beams": 2, "length_penalty": -3.5}, 422, "length_penalty"),
     "no tokens": ({"max_new_tokens": 0}, 422, "max_new_tokens"),
     "at least more than at most": ({"max_new_tokens": 5, "min_new_tokens": 6}, 422, ""),
     "beams that are drawn": ({"num_beams": 2, "do_sample": True}, 422, ""),
