@@ -98,8 +98,8 @@ def start_service(command: Sequence[str], *, folder: Path, port: int) -> Running
         folder: where it is written down, and logs.
         port: to listen on; if it is in use, any other.
     """
-    stop_service(folder)
-    chosen = port if is_free(port) else free_port()
+    stopped = stop_service(folder)
+    chosen = port if is_free(port, within=_STOP_SECONDS if stopped else 0.0) else free_port()
     url = f"http://{HOST}:{chosen}"
     with (folder / LOG).open("w+b") as log:
         process = start([*command, "--port", str(chosen)], output=log, log=log, environment={"SECATEUR_DRAIN_DELAY_S": "0"})
@@ -149,8 +149,17 @@ def process_of(service: Running) -> psutil.Process | None:
     return None
 
 
-def is_free(port: int) -> bool:
-    """Whether one can listen there."""
+def is_free(port: int, *, within: float = 0.0) -> bool:
+    """Whether one can listen there, now or within so many seconds: what has just ended may hold it for a moment."""
+    until = time.monotonic() + within
+    while not _can_listen(port):
+        if time.monotonic() >= until:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _can_listen(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -75,7 +75,7 @@ def test_a_report_tells_encoder_and_decoder_apart(tmp_path: Path):
     summary = summary_of(model, masks, tmp_path)
     assert {each.kind for each in summary.matrices} == KINDS
     assert [len(heads.blocks) for heads in summary.heads] == [4] * 5
-    assert "feed-forward of the decoder" in magnitudes_left(summary.magnitudes, name="magnitudes")
+    assert "decoder feed-forward" in magnitudes_left(summary.magnitudes, name="magnitudes")
     assert density_by_layer(summary, name="densities").count("density-query") == 2
 
 

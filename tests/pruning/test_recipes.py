@@ -32,7 +32,7 @@ from tests.pruning.training_helpers import differing, state
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 PAPER = {"squad": ("squad",), "squad_v2": ("squad_v2",), "mnli": ("glue", "mnli"), "qqp": ("glue", "qqp"), "sst2": ("sst2",)}
 PAIRS = {"mnli": ("premise", "hypothesis"), "qqp": ("question1", "question2")}
-SMALL = ("max_length=40", "target_length=32", "stride=8")
+SMALL = ("max_length=40", "target_length=32", "generation=null", "stride=8")
 FINE_PRUNING = [name for name in NAMES if load_recipe(name).fine_prune is not None]
 FILLED = [name for name in FINE_PRUNING if load_recipe(name).recover is not None]
 QUICK = (
