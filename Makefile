@@ -52,7 +52,7 @@ loadtest: $(VENV)/.loadtests
 	$(BIN)/secateur-loadtest compare $(ARGS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --hypothesis-profile=ci $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -10,7 +10,6 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +32,7 @@ from pruning.timing import Call, Timings, interleaved
 from service.artifact import LayerShape, Machine
 from service.errors import RuntimeUnavailableError
 from service.model import BF16, GRAPH_NAME
+from service.packages import versions_of
 from service.runtime import RuntimeName, RuntimeOptions, open_session
 from service.runtime.base import Session
 from service.runtime.machine import instruction_sets
@@ -257,7 +257,7 @@ def time_artifacts(
         timings = timer(calls, seconds=seconds, description=f"{length} tokens" if progress else None)
         _warn_of_noise(timings)
         rows += [_speed(each, timings, str(index), length) for index, each in enumerate(served)]
-    return ShapeSpeeds(machine=machine(), versions=_versions(), left_out=left_out, rows=tuple(rows))
+    return ShapeSpeeds(machine=machine(), versions=versions_of(_PACKAGES), left_out=left_out, rows=tuple(rows))
 
 
 def dense_bert(architecture: Architecture) -> PreTrainedModel:
@@ -359,16 +359,6 @@ def _warn_of_noise(timings: Timings) -> None:
 def _tokenizer() -> PreTrainedTokenizerFast:
     """An artifact has one; nothing is tokenized here."""
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]")))
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _is_reference(row: ShapeSpeed) -> bool:

@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from pruning.generation_peers import PEERS, Asked, Generate, Peer, Precision, op
 from pruning.generation_subjects import COMPACT, Plan, Subject, random_sources, random_subject, shipped_subject
 from pruning.timing import Call, Clock, Ratio, Timings
 from service.artifact import Machine
+from service.packages import versions_of
 from service.runtime.onnx import machine
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def measure_generation(plan: Plan, *, models: Path, peers: Sequence[Peer] = PEER
         threads=plan.threads,
         clock="timed by the processor's time" if plan.threads == 1 else "timed by the clock",
         machine=machine(),
-        versions=_versions(),
+        versions=versions_of(_PACKAGES),
         left_out=tuple(left_out),
         rows=tuple(rows),
     )
@@ -217,13 +217,3 @@ def _interval(row: GenerationSpeed, reference: str) -> str:
 
 def _line(name: str, speed: str, *cells: str) -> str:
     return f"{name:<46}{speed:>10}" + "".join(f"  {cell:>28}" for cell in cells)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from service.bench.servers import Server, started
-from service.bench.subjects import Subject, version_of
+from service.bench.subjects import Subject
 from service.errors import BenchError
+from service.packages import version_of
 
 PACKAGE = "loadtests"
 PATH = "/predict"

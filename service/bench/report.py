@@ -10,8 +10,8 @@ from pathlib import Path
 
 from service.bench.compare import Comparison, Row
 from service.bench.gates import Verdict
-from service.bench.subjects import version_of
 from service.errors import BenchError
+from service.packages import versions_of
 from service.runtime.machine import core_count, cpu_name, instruction_sets
 
 PACKAGES = ("secateur", "onnxruntime", "openvino", "numpy", "tokenizers", "fastapi", "uvicorn", "uvloop", "httptools")
@@ -71,7 +71,7 @@ def this_machine() -> Machine:
         isa=instruction_sets(),
         kernel=platform.release(),
         python=platform.python_version(),
-        packages={name: found for name in (*PACKAGES, *PEER_PACKAGES) if (found := version_of(name)) is not None},
+        packages=versions_of((*PACKAGES, *PEER_PACKAGES)),
         load_before=round(os.getloadavg()[0], 2),
     )
 

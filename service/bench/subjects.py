@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from service.artifact import MANIFEST_NAME, read_manifest
 from service.errors import ArtifactError, GoldenError
 from service.model import Model
+from service.packages import version_of
 from service.runtime import RuntimeName, RuntimeOptions
 
 ONNX: RuntimeName = "onnxruntime"
@@ -62,14 +62,6 @@ def find_subjects(models: Path, variants: Sequence[str], *, note: Callable[[str]
 def lacking(variants: Sequence[str]) -> dict[str, RuntimeName]:
     """Variants whose runtime is not installed, with the runtime."""
     return {variant: runtime for variant in variants if version_of(runtime := RUNTIMES.get(variant, ONNX)) is None}
-
-
-def version_of(package: str) -> str | None:
-    """Version of a package, by the name under which it is installed; None when it is not."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _load(folder: Path, note: Callable[[str], None]) -> Subject | None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
@@ -20,6 +19,7 @@ from service.artifact import Manifest, read_manifest, verify_files
 from service.doctor.report import Host, Layout, Refusal, Report, Row, advised
 from service.errors import ArtifactError, RuntimeUnavailableError
 from service.model import GRAPH_NAME, GeneratingModel, check_golden
+from service.packages import version_of
 from service.runtime import RuntimeName, RuntimeOptions, open_session
 from service.runtime.base import Array, Session
 from service.runtime.cuda import has_cuda
@@ -210,9 +210,4 @@ def _row(setting: _Setting, tally: _Tally) -> Row:
 
 def _version(package: str) -> str | None:
     """Version of an installed distribution: of ONNX Runtime's build for GPUs, too."""
-    for name in (package, f"{package}-gpu"):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return None
+    return version_of(package) or version_of(f"{package}-gpu")

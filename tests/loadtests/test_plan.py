@@ -45,15 +45,27 @@ def test_rounds_go_there_and_back():
 
 
 @settings(deadline=None)
-@given(st.floats(15, 60), st.integers(1, 3), st.integers(5, 9))
-def test_all_parts_take_about_the_time_given(minutes, tasks, rounds):
-    """Searches of some seven steps, and every visit, add up to the minutes."""
+@given(st.floats(10, 30), st.integers(1, 3), st.integers(5, 9))
+def test_all_parts_take_about_the_time_given(each_task, tasks, rounds):
+    """Searches of some seven steps, and every visit, add up to the minutes where no load is at its shortest."""
+    minutes = tasks * each_task
     plan = Plan(("qa", "classify", "summarize")[:tasks], SUBJECTS, minutes=minutes, rounds=rounds)
     times = plan.times
     loads = 7 + rounds * (1 + len(plan.shares))
     each = 7 * times.knee + rounds * (times.closed + len(plan.shares) * times.step) + loads * BETWEEN_SECONDS
     assert each * tasks * len(SUBJECTS) / 60 == pytest.approx(minutes, rel=0.01)
     assert plan.seconds == pytest.approx(60 * minutes, rel=0.01)
+
+
+@settings(deadline=None)
+@given(st.floats(1, 10), st.integers(1, 3), st.integers(5, 9))
+def test_no_part_is_shorter_than_the_least(each_task, tasks, rounds):
+    """What is lengthened for it comes on top of the minutes, and nothing else does."""
+    plan = Plan(("qa", "classify", "summarize")[:tasks], SUBJECTS, minutes=tasks * each_task, rounds=rounds)
+    times = plan.times
+    assert min(times.knee, times.closed, times.step) >= LEAST_SECONDS
+    assert plan.seconds >= 60 * plan.minutes * (1 - 1e-9)
+    assert LEAST_SECONDS in {times.knee, times.closed, times.step} or plan.seconds == pytest.approx(60 * plan.minutes)
 
 
 def test_a_long_objective_has_fewer_rates_that_take_longer():

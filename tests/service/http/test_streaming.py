@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+from contextlib import contextmanager
 
 import httpx2
 import pytest
@@ -40,6 +41,27 @@ def streamed(client, body):
     names, events = zip(*events_of(response.text), strict=True)
     assert set(names) == {"message"}
     return events
+
+
+def read_event(lines):
+    """The next event's document."""
+    return json.loads(next(line for line in lines if line.startswith("data: ")).removeprefix("data: "))
+
+
+@contextmanager
+def served(app):
+    """A client of the app, served on a port."""
+    with live(app) as server, httpx2.Client(base_url=server.address, timeout=30) as client:
+        yield client
+
+
+@contextmanager
+def begun(client, **request):
+    """The lines of a stream that would go on for long, after its first event."""
+    with client.stream("POST", "/summarize", json=body_of(**FOREVER), **request) as response:
+        lines = response.iter_lines()
+        read_event(lines)
+        yield lines
 
 
 @pytest.mark.parametrize("variant", ["dense", "compact"])
@@ -111,7 +133,7 @@ def test_first_token_is_measured_however_late_it_comes(held, monkeypatch):
     monkeypatch.setattr(streaming, "PING_SECONDS", 0.05)
     app, decoder = held
     decoder.gate.clear()
-    with live(app) as server, httpx2.Client(base_url=server.address, timeout=30) as client:
+    with served(app) as client:
         with client.stream("POST", "/summarize", json=body_of()) as response:
             lines = response.iter_lines()
             assert next(lines) == ": ping"
@@ -152,18 +174,11 @@ def held(models):
     decoder.gate.set()
 
 
-def read_event(lines):
-    """The next event's document."""
-    return json.loads(next(line for line in lines if line.startswith("data: ")).removeprefix("data: "))
-
-
 def test_failure_on_the_way_is_an_event_with_the_problem(held, caplog):
     """When the model breaks after some tokens, the last event is `error`, with nothing of the inside, and the stream ends."""
     app, decoder = held
-    with live(app) as server, httpx2.Client(base_url=server.address, timeout=30) as client:
-        with client.stream("POST", "/summarize", json=body_of(**FOREVER)) as response:
-            lines = response.iter_lines()
-            read_event(lines)
+    with served(app) as client:
+        with begun(client) as lines:
             decoder.broken = True
             rest = "\n".join(lines)
         name, problem = events_of(rest)[-1]
@@ -182,11 +197,8 @@ def test_failure_on_the_way_is_an_event_with_the_problem(held, caplog):
 def test_deadline_on_the_way_is_an_event(held):
     """Time that runs out after some tokens is said in the stream."""
     app, decoder = held
-    with live(app) as server, httpx2.Client(base_url=server.address, timeout=30) as client:
-        headers = {"X-Request-Timeout-Ms": "1000"}
-        with client.stream("POST", "/summarize", json=body_of(**FOREVER), headers=headers) as response:
-            lines = response.iter_lines()
-            read_event(lines)
+    with served(app) as client:
+        with begun(client, headers={"X-Request-Timeout-Ms": "1000"}) as lines:
             decoder.gate.clear()
             name, problem = events_of("\n".join(lines))[-1]
         decoder.gate.set()
@@ -196,10 +208,8 @@ def test_deadline_on_the_way_is_an_event(held):
 def test_shutdown_on_the_way_is_an_event(held):
     """When the time for what is in flight is over, a stream ends with an event that says so."""
     app, decoder = held
-    with live(app) as server, httpx2.Client(base_url=server.address, timeout=30) as client:
-        with client.stream("POST", "/summarize", json=body_of(**FOREVER)) as response:
-            lines = response.iter_lines()
-            read_event(lines)
+    with served(app) as client:
+        with begun(client) as lines:
             decoder.gate.clear()
             app.state.serving.scheduler.abandon()
             name, problem = events_of("\n".join(lines))[-1]
@@ -255,14 +265,14 @@ def test_client_that_hangs_up_frees_its_rows(held, stream):
     """Whoever leaves in the middle takes no more steps, and what is being decoded is shown by a metric; others are not disturbed."""
     app, decoder = held
     alone = {"inputs": "ada wrote it", "parameters": {"generate_parameters": FOREVER}}
-    with live(app) as server, httpx2.Client(base_url=server.address, timeout=30) as client:
+    with served(app) as client:
 
         def active():
             return metric(client.get("/metrics").text, "secateur_decoder_active")
 
         expected = client.post("/summarize", json=alone).json()
         decoder.gate.clear()
-        first = threading.Thread(target=hang_up, args=(server.port, {**body_of(**FOREVER), "stream": stream}), kwargs={"after": 0})
+        first = threading.Thread(target=hang_up, args=(client.base_url.port, {**body_of(**FOREVER), "stream": stream}), kwargs={"after": 0})
         answers = []
         other = threading.Thread(target=lambda: answers.append(client.post("/summarize", json=alone).json()))
         first.start()
@@ -283,10 +293,8 @@ def test_client_that_hangs_up_frees_its_rows(held, stream):
 def test_stream_that_is_left_in_the_middle_frees_its_row(held):
     """After the first events have been read, too."""
     app, decoder = held
-    with live(app) as server, httpx2.Client(base_url=server.address, timeout=30) as client:
-        with client.stream("POST", "/summarize", json=body_of(**FOREVER)) as response:
-            lines = response.iter_lines()
-            read_event(lines)
+    with served(app) as client:
+        with begun(client):
             decoder.gate.clear()
         until(lambda: metric(client.get("/metrics").text, 'secateur_shed_total{reason="client_gone"}') == 1)
         decoder.gate.set()
