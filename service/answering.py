@@ -13,7 +13,8 @@ from typing import Any
 
 from service.errors import DeadlineError, GoneError
 from service.generation import Progress
-from service.scheduler import AnyEngine, Job, Scheduler
+from service.jobs import AnyEngine, Job
+from service.scheduler import Scheduler
 from service.tasks.base import Request
 
 WATCH_AFTER_SECONDS = 0.02

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from service.errors import StuckError
 from service.generation import Decoder
+from service.jobs import Work
 from service.runtime.machine import lower_priority
-from service.scheduler import Scheduler, Work
+from service.scheduler import Scheduler
 
 _log = logging.getLogger(__name__)
 

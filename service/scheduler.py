@@ -16,188 +16,20 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Protocol, TypeGuard, cast
+from typing import cast
 
 from service.errors import DeadlineError, GoneError, OverloadedError, RequestError, StoppedError, TooLargeError
-from service.generation import Decoder, EncoderDecoder, Generated, Generation, GenerationSettings, Progress, Step
-from service.generation import Limits as DecoderLimits
-from service.tasks.base import Outputs, Request, Response, Round
+from service.forecast import Forecast, wait_for_decoder
+from service.generation import Decoder, Generated, Generation, Progress, Step
+from service.idle import Idle
+from service.jobs import AnyEngine, Engine, GeneratingEngine, Job, Limits, Place, Work, generates
+from service.tasks.base import Outputs, Response, Round
 from service.tokenization import Row
 
 LIKE_LENGTH = 0.25
-FIXED_CHARACTERS = 50
-LEARNING_RATE = 0.05
 DECODED_AT_ONCE = 4
-
-
-class Engine(Protocol):
-    """What the scheduler asks of a loaded model; `service.model.Model` is one."""
-
-    @property
-    def batches(self) -> bool:
-        """Whether several rows may share a call without changing each other's outputs."""
-        ...
-
-    def rows(self, request: Request) -> list[Row]:
-        """The rows of tokens that a request takes."""
-        ...
-
-    def run_batch(self, rows: Sequence[Row]) -> Sequence[Outputs]:
-        """Outputs of the graph for rows that share one call, [1, …] each."""
-        ...
-
-    def respond(self, request: Request, rows: Sequence[Row], outputs: Sequence[Outputs]) -> Response:
-        """The response, from the outputs of all rows of the request."""
-        ...
-
-
-class GeneratingEngine(Protocol):
-    """The same of a model that generates; `service.model.GeneratingModel` is one."""
-
-    @property
-    def generator(self) -> EncoderDecoder:
-        """Its graphs."""
-        ...
-
-    def rows(self, request: Request) -> list[Row]:
-        """The sources that a request takes at first."""
-        ...
-
-    def settings(self, request: Request) -> GenerationSettings:
-        """How to decode them."""
-        ...
-
-    def respond(self, request: Request, rounds: Sequence[Round]) -> Response | list[Row]:
-        """The response, from what came of all sources so far, or more sources."""
-        ...
-
-
-AnyEngine = Engine | GeneratingEngine
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What may wait at once. Beyond it a request is refused when it arrives, not when it has waited.
-
-    Attributes:
-        requests: requests that are waiting or running.
-        characters: characters of all those requests.
-        rows: rows that are waiting.
-        tokens: tokens of those rows.
-        batch_tokens: most padded tokens in one call, where rows may share one.
-        request_rows, request_tokens: of one request.
-        wait_seconds: the longest wait that is foreseen for a new request, from what answers have taken of late.
-        runners: how many do the work; for that forecast.
-        decoder: how much a model decodes at once.
-    """
-
-    requests: int = 512
-    characters: int = 8_000_000
-    rows: int = 2048
-    tokens: int = 400_000
-    batch_tokens: int = 256
-    request_rows: int = 64
-    request_tokens: int = 32_768
-    wait_seconds: float = math.inf
-    runners: int = 1
-    decoder: DecoderLimits = field(default_factory=DecoderLimits)
-
-
-@dataclass(eq=False)
-class Job:
-    """One request on its way. What is below `done` is the scheduler's.
-
-    Attributes:
-        engine: the model that answers.
-        request: what is asked.
-        characters: of its texts.
-        deadline: on the scheduler's clock; work that is not started by then is dropped.
-        done: called once, by a runner or by the caller of `submit` or `cancel`, when `response` or `error` is set.
-        progress: called by a decoder with each token of the last round, where that is one sequence; None where nobody listens.
-        response: the answer.
-        error: why there is none.
-        tokens: of all its rows, once it was prepared.
-        generated_tokens: of what was generated, as they come; of beams at the end.
-        computed_tokens: of the rows that were run, to the end or not, and those that were generated.
-        queue_seconds, tokenize_seconds, inference_seconds, postprocess_seconds: time spent; inference of rows that shared a call
-            counts for each of them.
-    """
-
-    engine: AnyEngine
-    request: Request
-    characters: int
-    deadline: float
-    done: Callable[["Job"], None]
-    progress: Callable[[Progress], None] | None = None
-    response: Response | None = None
-    error: BaseException | None = None
-    tokens: int = 0
-    generated_tokens: int = 0
-    computed_tokens: int = 0
-    queue_seconds: float = 0.0
-    tokenize_seconds: float = 0.0
-    inference_seconds: float = 0.0
-    postprocess_seconds: float = 0.0
-    number: int = -1
-    expected_seconds: float = 0.0
-    own_seconds: float = 0.0
-    finished: bool = False
-    waiting_since: float = 0.0
-    rows: list[Row] = field(default_factory=list)
-    outputs: list[Any] = field(default_factory=list)
-    missing: int = 0
-    rounds: list[Round] = field(default_factory=list)
-    generations: list[Generation] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """One row of one job."""
-
-    job: Job
-    index: int
-
-    @property
-    def row(self) -> Row:
-        return self.job.rows[self.index]
-
-
-Work = Job | list[_Place]
-
-
-class _Idle:
-    """Runners that wait for work. The last one to come is the first to be woken: its core has the model in its caches.
-
-    With questions of 384 tokens one at a time, waking the first instead took 2 ms more of 65 (two cores with caches of their own).
-    """
-
-    def __init__(self, lock: threading.RLock) -> None:
-        """Take the lock that guards what is waited for; every method is called by who holds it, once."""
-        self._lock = lock
-        self._waiting: list[threading.Lock] = []
-
-    def wait(self) -> None:
-        """Let go of the lock until woken."""
-        woken = threading.Lock()
-        woken.acquire()
-        self._waiting.append(woken)
-        self._lock.release()
-        try:
-            woken.acquire()
-        finally:
-            self._lock.acquire()
-
-    def wake(self, count: int) -> None:
-        """Wake so many, if there are."""
-        for _ in range(min(count, len(self._waiting))):
-            self._waiting.pop().release()
-
-    def wake_all(self) -> None:
-        """Wake all."""
-        self.wake(len(self._waiting))
 
 
 class Scheduler:
@@ -222,16 +54,15 @@ class Scheduler:
         self.limits = limits
         self._clock, self._called, self._stepped = clock, called, stepped
         self._changed = threading.RLock()
-        self._idle = _Idle(self._changed)
+        self._idle = Idle(self._changed)
         self._arrived: deque[Job] = deque()
-        self._ready: dict[Engine, deque[_Place]] = {}
+        self._ready: dict[Engine, deque[Place]] = {}
         self._decoded: deque[Job] = deque()
         self._decoders: weakref.WeakKeyDictionary[GeneratingEngine, Decoder] = weakref.WeakKeyDictionary()
         self._jobs: set[Job] = set()
         self._characters = self._rows = self._tokens = self._count = 0
         self._running = set[int]()  # batches that a runner has, by identity
-        self._pace: weakref.WeakKeyDictionary[AnyEngine, float] = weakref.WeakKeyDictionary()
-        self._calls, self._expected_seconds = 0, 0.0  # jobs whose rows the runners run, and what they will take
+        self._forecast = Forecast(limits.runners)
         self._open = True
 
     @property
@@ -258,15 +89,12 @@ class Scheduler:
     def submit(self, job: Job) -> None:
         """Let a job in, or refuse it: `OverloadedError`, `StoppedError`."""
         with self._changed:
-            called = not generates(job.engine)
             self._admit(job.characters, job.deadline - self._clock(), wait=self._wait(job.engine))
-            job.expected_seconds = self._pace.get(job.engine, 0.0) * _size(job)
             job.number, self._count = self._count, self._count + 1
             job.waiting_since = self._clock()
             self._jobs.add(job)
             self._characters += job.characters
-            self._calls += called
-            self._expected_seconds += called * job.expected_seconds
+            self._forecast.begin(job)
             self._arrived.append(job)
             self._idle.wake(1)
 
@@ -321,13 +149,10 @@ class Scheduler:
     def _wait(self, engine: AnyEngine) -> float:
         """Seconds that a new job is likely to wait: for the runners, or to be decoded behind those that its decoder has no room for."""
         if not generates(engine):
-            return self._expected_seconds / self.limits.runners if self._calls else 0.0
-        waiting = [job for job in self._jobs if job.engine is engine and _waits_for_decoder(job)]
-        if not waiting or engine not in self._decoders:
+            return self._forecast.wait_for_runners()
+        if engine not in self._decoders:
             return 0.0
-        known = [generation for job in waiting for generation in job.generations]
-        shortage = self._decoders[engine].shortage(known, unknown=sum(not job.generations for job in waiting))
-        return shortage * sum(job.expected_seconds for job in waiting)
+        return wait_for_decoder(self._decoders[engine], [job for job in self._jobs if job.engine is engine])
 
     def _admit(self, characters: int, seconds: float, *, wait: float) -> None:
         """Refuse what there is no room for, and what would wait too long behind what is there, or longer than the seconds it has."""
@@ -340,12 +165,6 @@ class Scheduler:
             raise OverloadedError(f"{self._characters} characters are waiting, at most {limits.characters} may; try again in a second")
         if wait and wait > min(limits.wait_seconds, seconds):
             raise OverloadedError(f"the wait would be about {wait:.1f} s; try again then", retry_after=wait)
-
-    def _learn(self, job: Job) -> None:
-        """How long an engine takes for a job of some size, as a moving average."""
-        pace = (job.tokenize_seconds + job.own_seconds) / _size(job)
-        known = self._pace.get(job.engine, pace)
-        self._pace[job.engine] = known + LEARNING_RATE * (pace - known)
 
     def _next(self) -> Work | None:
         """Take the oldest piece of work off the queues; drop what has expired or was finished otherwise."""
@@ -369,7 +188,7 @@ class Scheduler:
         older = job.number < self._ready[engine][0].job.number
         return older or (job.engine is engine and engine.batches and self._tokens < self.limits.batch_tokens)
 
-    def _take(self, engine: Engine) -> list[_Place]:
+    def _take(self, engine: Engine) -> list[Place]:
         """The oldest row of an engine, with neighbours of like length where rows may share a call."""
         queue = self._ready[engine]
         oldest = self._leave(queue.popleft())
@@ -384,9 +203,9 @@ class Scheduler:
             place.job.computed_tokens += len(place.row)
         return batch
 
-    def _neighbours(self, queue: deque[_Place], length: int) -> list[_Place]:
+    def _neighbours(self, queue: deque[Place], length: int) -> list[Place]:
         """What joins a row of this length: as much as the budget allows, but no more than this runner's share, or others would idle."""
-        chosen: list[_Place] = []
+        chosen: list[Place] = []
         longest = length
         share = math.ceil((1 + len(queue)) / max(1, self.limits.runners - len(self._running)))
         for place in tuple(queue):
@@ -400,7 +219,7 @@ class Scheduler:
                 longest = max(longest, size)
         return chosen
 
-    def _leave(self, place: _Place) -> _Place:
+    def _leave(self, place: Place) -> Place:
         self._rows -= 1
         self._tokens -= len(place.row)
         return place
@@ -456,10 +275,10 @@ class Scheduler:
     def _insert(self, job: Job) -> None:
         """Queue a job's rows behind those of older jobs; runners may have prepared jobs out of order."""
         queue = self._ready.setdefault(cast(Engine, job.engine), deque())
-        younger: list[_Place] = []
+        younger: list[Place] = []
         while queue and queue[-1].job.number > job.number:
             younger.append(queue.pop())
-        queue.extend(_Place(job, index) for index in range(len(job.rows)))
+        queue.extend(Place(job, index) for index in range(len(job.rows)))
         queue.extend(reversed(younger))
 
     def _decode(self, job: Job, count: int) -> None:
@@ -473,7 +292,7 @@ class Scheduler:
                     if job.finished or index >= len(job.rows):
                         return
                     source = job.rows[index].input_ids.tolist()
-                    tell = partial(self._advance, _Place(job, index))
+                    tell = partial(self._advance, Place(job, index))
                     job.generations.append(self._decoder(engine).submit(source, settings, tell, log_probabilities=job.progress is not None))
         except Exception as error:
             self._finish(job, error=error)
@@ -489,7 +308,7 @@ class Scheduler:
         if engine is not None:
             self._stepped(engine, step)
 
-    def _advance(self, place: _Place, generation: Generation, progress: Progress | None) -> None:
+    def _advance(self, place: Place, generation: Generation, progress: Progress | None) -> None:
         """What a decoder says of a row: a token, what came of it, or that it failed."""
         job = place.job
         if progress is None:
@@ -503,7 +322,7 @@ class Scheduler:
             self._deliver_generated(place, generation, progress.result)
             self._decode(job, 1)
 
-    def _deliver_generated(self, place: _Place, generation: Generation, result: Generated) -> None:
+    def _deliver_generated(self, place: Place, generation: Generation, result: Generated) -> None:
         """Note what came of a row; whoever brings the last one of a round leaves the rest to a runner."""
         job, now = place.job, self._clock()
         with self._changed:
@@ -536,7 +355,7 @@ class Scheduler:
         else:
             self._let_in(job, outcome, sum(map(len, outcome)))
 
-    def _run(self, batch: list[_Place]) -> None:
+    def _run(self, batch: list[Place]) -> None:
         started = self._clock()
         try:
             engine = cast(Engine, batch[0].job.engine)
@@ -553,7 +372,7 @@ class Scheduler:
         for place, output in zip(batch, outputs, strict=True):
             self._deliver(place, output, started, seconds, share=seconds / len(batch))
 
-    def _deliver(self, place: _Place, output: Outputs, started: float, seconds: float, *, share: float) -> None:
+    def _deliver(self, place: Place, output: Outputs, started: float, seconds: float, *, share: float) -> None:
         """Note a row's outputs; whoever brings the last one makes the response."""
         job = place.job
         with self._changed:
@@ -584,11 +403,7 @@ class Scheduler:
             self._characters -= job.characters
             if generates(job.engine):
                 self._give_up(job)
-            else:
-                self._calls -= 1
-                self._expected_seconds -= job.expected_seconds
-            if response is not None:
-                self._learn(job)
+            self._forecast.end(job)
             if not self._open:
                 self._idle.wake_all()
         job.done(job)
@@ -599,20 +414,6 @@ class Scheduler:
             generation.cancelled = True
         for index, outcome in enumerate(job.outputs):
             if outcome is None:
-                self._leave(_Place(job, index))
+                self._leave(Place(job, index))
                 begun = index < len(job.generations) and job.generations[index].joined_at is not None
                 job.computed_tokens += len(job.rows[index]) if begun else 0
-
-
-def _size(job: Job) -> int:
-    """Its characters, and some for what any job costs; that of generation hardly depends on them."""
-    return 1 if generates(job.engine) else job.characters + FIXED_CHARACTERS
-
-
-def _waits_for_decoder(job: Job) -> bool:
-    return generates(job.engine) and not job.rounds and all(generation.joined_at is None for generation in job.generations)
-
-
-def generates(engine: AnyEngine) -> TypeGuard[GeneratingEngine]:
-    """Whether this is the engine of a model that generates."""
-    return hasattr(engine, "generator")

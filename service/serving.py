@@ -15,13 +15,14 @@ from prometheus_client.core import Metric
 from service.errors import ReloadError, SecateurError
 from service.generation import Decoder, Step
 from service.generation import Limits as DecoderLimits
+from service.jobs import Engine, GeneratingEngine, Job, Limits
 from service.keys import Gate, read_keys
 from service.metrics import VARIANT, Metrics, counter, gauge, labelled
 from service.model import AnyModel, GeneratingModel, Model
 from service.registry import Registry, Served
 from service.runners import Runners
 from service.runtime.machine import core_count, instruction_sets
-from service.scheduler import Engine, GeneratingEngine, Job, Limits, Scheduler
+from service.scheduler import Scheduler
 from service.settings import Settings
 from service.tasks.base import Outputs, Request, Response
 from service.tokenization import Row

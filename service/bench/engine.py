@@ -10,9 +10,10 @@ from service.bench.raw import metered
 from service.bench.texts import Load
 from service.bench.visit import Span, Visit, visit_of
 from service.errors import BenchError
+from service.jobs import Job, Limits
 from service.model import Model
 from service.runners import Runners
-from service.scheduler import Job, Limits, Scheduler
+from service.scheduler import Scheduler
 
 FAR_SECONDS = 3600.0
 MANY = 100_000

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from service.bench.texts import Load
 from service.bench.visit import Span, Visit, visit_of
+from service.jobs import Limits
 from service.model import Model
 from service.runtime.base import Array, Session
 from service.runtime.machine import NICE
-from service.scheduler import Limits
 from service.tokenization import padded
 
 PROBE_SECONDS = 0.3

@@ -15,11 +15,11 @@ from service.answering import JobError, answer
 from service.artifact import TaskName
 from service.errors import FormatError, GoneError, MalformedError, RequestError, TooLargeError
 from service.generation import Progress
+from service.jobs import Job
 from service.keys import Key
 from service.problems import detail_of, kind_of
 from service.registry import Served
 from service.routes.wire import Body, Failed, pointed, read_body
-from service.scheduler import Job
 from service.serving import Serving
 from service.settings import Settings
 from service.tasks.base import Request

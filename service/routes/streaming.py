@@ -18,10 +18,10 @@ from starlette.types import Receive, Scope, Send
 
 from service.errors import GoneError
 from service.generation import Generated, Progress
+from service.jobs import Job
 from service.model import GeneratingModel
 from service.problems import problem
 from service.routes.base import Answered, Exchange, Item, account, answers
-from service.scheduler import Job
 from service.tasks.base import Append
 
 EVENTS = "text/event-stream"

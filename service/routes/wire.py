@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_snake
 
 from service.errors import MalformedError, RequestError, TooLargeError
+from service.jobs import Job
 from service.problems import FieldProblem, FieldsError
-from service.scheduler import Job
 from service.settings import Settings
 
 NAME = Field(default=None, min_length=1, max_length=100)

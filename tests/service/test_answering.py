@@ -7,7 +7,8 @@ import pytest
 
 from service.answering import JobError, answer
 from service.errors import DeadlineError, GoneError, OverloadedError
-from service.scheduler import Job, Limits, Scheduler
+from service.jobs import Job, Limits
+from service.scheduler import Scheduler
 from tests.service.test_scheduler import FakeEngine, Numbers, lengths_of
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from service.errors import StuckError
+from service.jobs import Job, Limits
 from service.runners import Problem, Runners
-from service.scheduler import Job, Limits, Scheduler
+from service.scheduler import Scheduler
 from service.tasks.base import Request, Response
 from service.tokenization import Row
 

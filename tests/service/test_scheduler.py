@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import DeadlineError, GoneError, OverloadedError, RequestError, StoppedError, StuckError, TooLargeError
-from service.scheduler import Job, Limits, Scheduler
+from service.jobs import Job, Limits
+from service.scheduler import Scheduler
 from service.tasks.base import Request, Response
 from service.tokenization import Row
 

@@ -13,8 +13,9 @@ import pytest
 from service.errors import GoneError, OverloadedError, StoppedError
 from service.generation import EncoderDecoder, GenerationSettings, Progress, generate
 from service.generation import Limits as DecoderLimits
+from service.jobs import Job, Limits
 from service.runners import Runners
-from service.scheduler import Job, Limits, Scheduler
+from service.scheduler import Scheduler
 from service.tasks.base import Request, Response, Round
 from service.tokenization import Row
 from tests.service.generating import exported, sources

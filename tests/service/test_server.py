@@ -18,7 +18,7 @@ import pytest
 
 from service.app import create_app
 from service.errors import StoppedError
-from service.scheduler import Job
+from service.jobs import Job
 from service.server import _Life, _Server
 from service.settings import Settings
 from service.tasks.base import Request

@@ -10,9 +10,9 @@ import pytest
 from prometheus_client import generate_latest
 
 from service.errors import ReloadError, SettingsError, StuckError
+from service.jobs import Job
 from service.model import GeneratingModel
 from service.registry import Registry
-from service.scheduler import Job
 from service.serving import Serving
 from service.settings import Settings
 from service.tasks.summarize import SummarizeRequest
