@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,12 +17,16 @@ DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
 
 
 def script(path: str) -> ModuleType:
-    """A script of docker/ as a module."""
+    """A script of docker/ as a module; it finds those that lie beside it, as when it is run."""
+    sys.path.insert(0, str((DOCKER / path).parent))
     spec = importlib.util.spec_from_file_location(Path(path).stem, DOCKER / path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
     return module
 
 
