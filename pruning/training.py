@@ -312,6 +312,10 @@ class Elapsed(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
         """So far."""
         return time.perf_counter() - self._begun
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Be among what checkpoints hold, where the one to go on from is of a version that did not measure this."""
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {"args": {"before": self.seconds}, "attributes": {}}

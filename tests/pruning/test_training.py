@@ -67,6 +67,20 @@ def test_what_was_interrupted_counts_the_time_before(tiny_tokenizer: BertTokeniz
     assert 5000 < run(trainable(kind), tiny_tokenizer, kind, tmp_path).seconds < 5100
 
 
+def test_a_checkpoint_that_does_not_know_its_time_is_gone_on_from(tiny_tokenizer: BertTokenizerFast, tmp_path: Path, interrupted_after):
+    """What an earlier version wrote is resumed, and written again."""
+    kind = task_named("text-classification")
+    interrupted_after(3)
+    with pytest.raises(KeyboardInterrupt):
+        run(trainable(kind), tiny_tokenizer, kind, tmp_path)
+    last = Path(str(get_last_checkpoint(str(tmp_path)))) / "trainer_state.json"
+    content = json.loads(last.read_text())
+    del content["stateful_callbacks"]["Elapsed"]
+    last.write_text(json.dumps(content))
+    interrupted_after(100)
+    assert run(trainable(kind), tiny_tokenizer, kind, tmp_path).steps == 6
+
+
 @pytest.mark.parametrize(("epochs", "steps"), [(2.0, 6), (1.5, 5)], ids=["at the end of an epoch", "inside one"])
 def test_a_finished_training_is_not_done_again(
     epochs: float, steps: int, tiny_tokenizer: BertTokenizerFast, tmp_path: Path, interrupted_after
