@@ -56,6 +56,13 @@ class Masked:
         original: Tensor = self.linear.parametrizations.weight.original  # type: ignore[union-attr, assignment]
         return original
 
+    def magnitudes(self) -> Tensor:
+        """Mean square of each group's weights as if there were no mask, those that follow it included, fp32 of the gates' shape."""
+        squares = self.mask.grid.pool(self.weight.float() ** 2)
+        for linear, rows in self.followers:
+            squares = squares + rows.pool(linear.weight.float() ** 2).T
+        return squares / self.mask.members
+
 
 class Masks:
     """All masks of a model, and the method that opens and closes them."""
@@ -70,9 +77,10 @@ class Masks:
         """What is learned beside the weights."""
         return [each.mask.scores for each in self.masked if each.mask.scores is not None]
 
+    @torch.no_grad()
     def close(self, level: float, *, step: int) -> None:
         """Open and close gates for this level of the method."""
-        self.method.close([each.mask for each in self.masked], [each.weight.detach() for each in self.masked], level, step=step)
+        self.method.close([each.mask for each in self.masked], lambda: [each.magnitudes() for each in self.masked], level, step=step)
         for each in self.masked:
             if each.mask.protected is not None:
                 each.mask.keep[each.mask.protected] = 1.0

@@ -4,7 +4,7 @@ A *mask* is the parametrization of one weight (`torch.nn.utils.parametrize`): ea
 says what ranks the groups, which gates are open at a given *level*, and what is added to the loss. Methods never name a model family.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -111,12 +111,12 @@ class PruningMethod(Protocol):
         """A mask with all gates open; `members` as in `Mask`."""
         ...
 
-    def close(self, masks: Sequence[Mask], weights: Sequence[Tensor], level: float, *, step: int) -> None:
+    def close(self, masks: Sequence[Mask], magnitudes: Callable[[], Sequence[Tensor]], level: float, *, step: int) -> None:
         """Open and close gates for this level, in place.
 
         Args:
             masks: all masks of a model.
-            weights: their unmasked weights.
+            magnitudes: mean squares of each mask's groups as if there were no mask, of the gates' shape; for methods that ask.
             level: a density for methods that keep the best, else a threshold.
             step: of the training, for methods that draw.
         """

@@ -6,7 +6,7 @@ weights in the end.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -79,9 +79,9 @@ class L0:
         return L0Mask(grid, weight, initial=self._initial, members=members)
 
     @torch.no_grad()
-    def close(self, masks: Sequence[Mask], weights: Sequence[Tensor], level: float, *, step: int) -> None:
+    def close(self, masks: Sequence[Mask], magnitudes: Callable[[], Sequence[Tensor]], level: float, *, step: int) -> None:
         """See `PruningMethod`; draws the noise of the step, too."""
-        del weights
+        del magnitudes
         generator = torch.Generator().manual_seed(self._seed * SEED_STRIDE + step)
         for mask in masks:
             if not isinstance(mask, L0Mask):

@@ -1,10 +1,10 @@
 """Magnitude pruning: what is small goes (Han et al., 2015, arXiv:1506.02626; gradually, Zhu and Gupta, 2017, arXiv:1710.01878).
 
-A group ranks by its root mean square, so that groups of different sizes can be compared. A weight that is masked gets no gradient, but
-keeps its value, and comes back when others have become smaller.
+A group ranks by its mean square, so that groups of different sizes can be compared: a head or a neuron by that of all its weights. A weight
+that is masked gets no gradient, but keeps its value, and comes back when others have become smaller.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -27,11 +27,10 @@ class Magnitude:
         """See `PruningMethod`."""
         return Mask(grid, weight, initial=None, members=members)
 
-    def close(self, masks: Sequence[Mask], weights: Sequence[Tensor], level: float, *, step: int) -> None:
+    def close(self, masks: Sequence[Mask], magnitudes: Callable[[], Sequence[Tensor]], level: float, *, step: int) -> None:
         """See `PruningMethod`."""
         del step
-        ranks = [mask.grid.pool(weight.detach().float() ** 2) / mask.grid.size for mask, weight in zip(masks, weights, strict=True)]
-        keep_best(masks, ranks, level, everywhere=self._everywhere)
+        keep_best(masks, magnitudes(), level, everywhere=self._everywhere)
 
     def penalty(self, mask: Mask) -> Tensor:
         """None."""

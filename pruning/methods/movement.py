@@ -3,7 +3,7 @@
 The score of a group adds up `-dL/dW * W`: it grows while training makes the weights larger. The best share of the scores stays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -26,9 +26,9 @@ class Movement:
         """See `PruningMethod`; scores begin at 0."""
         return Mask(grid, weight, initial=0.0, members=members)
 
-    def close(self, masks: Sequence[Mask], weights: Sequence[Tensor], level: float, *, step: int) -> None:
+    def close(self, masks: Sequence[Mask], magnitudes: Callable[[], Sequence[Tensor]], level: float, *, step: int) -> None:
         """See `PruningMethod`."""
-        del weights, step
+        del magnitudes, step
         keep_best(masks, [mask.learned.detach() for mask in masks], level, everywhere=self._everywhere)
 
     def penalty(self, mask: Mask) -> Tensor:

@@ -4,7 +4,7 @@ A gate is open while the sigmoid of its score exceeds the threshold. The penalty
 the task needs holds itself up. So how much stays where is decided by all matrices together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,9 +32,9 @@ class SoftMovement:
         return Mask(grid, weight, initial=0.0, members=members)
 
     @torch.no_grad()
-    def close(self, masks: Sequence[Mask], weights: Sequence[Tensor], level: float, *, step: int) -> None:
+    def close(self, masks: Sequence[Mask], magnitudes: Callable[[], Sequence[Tensor]], level: float, *, step: int) -> None:
         """See `PruningMethod`."""
-        del weights, step
+        del magnitudes, step
         for mask in masks:
             mask.learned.clamp_(-MOST, MOST)
             mask.keep.copy_(torch.sigmoid(mask.learned) > level)

@@ -138,6 +138,21 @@ def test_global_ranking_counts_members():
     assert all(bool(each.mask.keep.all()) is (each.kind == "attention") for each in masks.masked)
 
 
+@torch.no_grad()
+def test_magnitude_of_heads_and_neurons_is_that_of_all_their_weights():
+    """Those that read much and write little rank above those that do a little of both."""
+    model = tiny_model("bert", "text-classification", intermediate=32)
+    masks = attach(model, GRANULARITIES["struct"], method_of(MagnitudeConfig()))
+    for each in masks.masked:
+        each.weight.fill_(0.2)
+        for linear, rows in each.followers:
+            linear.weight.fill_(0.2)
+            linear.weight[-rows.rows :] = 3.0
+        each.weight[:, -each.mask.grid.columns :] = 0.1
+    masks.close(0.25, step=0)
+    assert all(bool(each.mask.keep.flatten()[-1]) for each in masks.masked)
+
+
 @pytest.mark.parametrize("granularity", [name for name in GRANULARITIES if name != "feed-forward alone"])
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_protected_stays_whole(method, granularity):
