@@ -27,9 +27,15 @@ PROCESSES = 2
 ROOT = Path(launched.__file__).parents[2]
 
 
-def launch(*command: str) -> str:
+LAUNCHERS = {
+    "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES)),
+    "accelerate launch": ("accelerate.commands.launch", "--multi_gpu", "--num_processes", str(PROCESSES), "--main_process_port", "0"),
+}
+
+
+def launch(*command: str, by: str = "torchrun") -> str:
     """Run a module in two processes; gives what they printed."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES)]
+    launcher = [sys.executable, "-m", *LAUNCHERS[by]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     done = subprocess.run([*launcher, "-m", *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
@@ -149,3 +155,19 @@ def test_two_processes_do_a_whole_run(tmp_path: Path, monkeypatch: pytest.Monkey
     report = run(load_recipe(recipe), tmp_path / "run")
     assert all(stage.reused for stage in report.stages)
     assert json.loads((tmp_path / "run" / ".stages" / "checkpoints__dense.json").read_text())["details"]["training"][0]["processes"] == 2
+
+
+@pytest.mark.slow
+def test_launchers_train_the_same(tmp_path: Path):
+    """`accelerate launch` sets up what `torchrun` does, and the weights have the same bits."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_of(tmp_path)))
+    trained = []
+    for launcher in LAUNCHERS:
+        launch("pruning", "train", str(recipe), "--output", str(tmp_path / launcher), by=launcher)
+        details = json.loads((tmp_path / launcher / ".stages" / "checkpoints__dense.json").read_text())["details"]
+        assert details["training"][0]["processes"] == PROCESSES
+        weights = sorted((tmp_path / launcher / "checkpoints").rglob("*.safetensors"))
+        trained.append({path.relative_to(tmp_path / launcher): path.read_bytes() for path in weights})
+    assert trained[0]
+    assert trained[0] == trained[1]

@@ -240,6 +240,15 @@ def test_the_other_methods_are_overrides(method: str, tiny_tokenizer: BertTokeni
     assert pruned.masked.details["left"] == pytest.approx(0.1, abs=0.01)
 
 
+def test_hybrid_pruning_without_a_teacher_is_an_override(tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
+    """ "Hybrid NT" of the block-pruning paper, by the override that the README has, reaches the same density."""
+    config = quick_recipe("mnli-hybrid-filled", tmp_path, tiny_tokenizer, "fine_prune.train.distillation=null", "recover.distillation=null")
+    assert section(config).train.distillation is None
+    for pruned in fine_pruned(Run(config, Stages(tmp_path / "run"))):
+        assert pruned.target is not None
+        assert pruned.masked.details["left"] == pytest.approx(goal_of(pruned.target), abs=HALF_A_HEAD)
+
+
 def test_a_penalty_can_be_fixed(tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
     """Without targets, as in the papers: the penalty stays what it is, and decides what is left."""
     fixed = ("fine_prune.targets=[]", "fine_prune.method.penalty=300", "fine_prune.cooldown=0.1", "fine_prune.score_learning_rate=1")
