@@ -15,9 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pruning.memory import peak_memory_bytes
 from pruning.processes import from_main
 from pruning.storage import write_text_atomic, written
-from pruning.training import peak_memory_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -1,53 +1,42 @@
 """Fine-tuning of dense and of compact models, on `transformers.Trainer`: resume, mixed precision, processes and progress are its own.
 
-What is added is small: the task's loss with distillation, a length-grouped order of the rows that is a pure function of seed and
-epoch (so that a resumed run sees the rows that the uninterrupted one would have seen), and a resume that passes over a checkpoint
+What is added is small: the task's loss with distillation, an order of rows that resumes exactly, and a resume that passes over a checkpoint
 whose writing was cut short.
 """
 
-import json
 import math
-import os
-import resource
-import shutil
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 from transformers import (
-    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProgressCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
-    TrainingArguments,
 )
-from transformers.integrations import TensorBoardCallback
-from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import get_last_checkpoint
 
 from pruning.config import TrainConfig
 from pruning.distillation import Teacher, check_teacher
 from pruning.errors import ConfigError, DataError
+from pruning.memory import forget_peak_memory, peak_memory_bytes
 from pruning.processes import from_main, process_count, process_index
 from pruning.tasks.base import Batch, Feature, Task, collate, inputs_of
 from pruning.tasks.summarization import in_output_ids
+from pruning.training.arguments import training_arguments
+from pruning.training.callbacks import Elapsed, Events, Patience, Progress, seconds_until
+from pruning.training.checkpoints import STATE_NAME, last_whole_checkpoint
+from pruning.training.rows import LengthGroupedSampler, Rows
 from pruning.vocabulary import OUTPUT_IDS
 
-MEGA_BATCH = 50
-STATE_NAME = "trainer_state.json"
 VALIDATION_ROWS = 1000
-SHOWN = ("loss", "eval_loss", "learning_rate", "epoch", "left", "wanted", "level", "penalty")
 
 
 @dataclass(frozen=True)
@@ -200,192 +189,6 @@ def _embeddings(model: PreTrainedModel) -> list[nn.Module]:
     return [
         part for stack in (model.encoder, model.decoder) for part in (stack.embed_tokens, stack.embed_positions, stack.layernorm_embedding)
     ]
-
-
-def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint in `folder` that was written to its end; newer ones that were cut short are removed."""
-    while folder.is_dir():
-        newest = get_last_checkpoint(str(folder))
-        if newest is None:
-            return None
-        if _is_whole(Path(newest)):
-            return str(newest)
-        shutil.rmtree(newest)
-    return None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))  # the last file that the Trainer writes
-    except (OSError, json.JSONDecodeError):
-        return False
-    return True
-
-
-def computes_in_bf16() -> bool:
-    """Whether this machine has arithmetic for bf16, not only storage."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def forget_peak_memory() -> None:
-    """Count the peak from now on, where the system can: else it is that of all that the process has done."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def peak_memory_bytes() -> int:
-    """Peak resident memory of this process, since it was last forgotten."""
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def training_arguments(
-    config: TrainConfig, task: Task, *, folder: Path, seed: int, validate: bool, events: Path | None = None
-) -> TrainingArguments:
-    """The Trainer's arguments for these hyper-parameters."""
-    patient, on_cpu = config.patience is not None, not torch.cuda.is_available()
-    if on_cpu and process_count() > 1:
-        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")  # and not cpu:0, cpu:1, which no checkpoint can be loaded to
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_in_bf16())
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if bf16 else "no"  # or a training in bf16 decides for those that follow it
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        per_device_train_batch_size=max(1, config.batch_size // config.accumulation),
-        per_device_eval_batch_size=max(1, config.batch_size // config.accumulation),
-        gradient_accumulation_steps=config.accumulation,
-        warmup_ratio=config.warmup,
-        lr_scheduler_type=config.schedule,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch_fused",
-        use_cpu=on_cpu,
-        bf16=bf16,
-        seed=seed,
-        data_seed=seed,
-        save_steps=config.save_steps,
-        save_total_limit=2,
-        logging_steps=50,
-        eval_strategy="steps" if patient else "epoch" if validate else "no",
-        eval_steps=config.save_steps,
-        load_best_model_at_end=patient,
-        restore_callback_states_from_checkpoint=patient,
-        prediction_loss_only=True,
-        label_names=list(task.targets),
-        remove_unused_columns=False,
-        report_to=[],
-        logging_dir=None if events is None else str(events),
-        disable_tqdm=False,  # by default the bar is tied to the level of logging
-        dataloader_pin_memory=False,
-    )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # more GPUs are for more processes, not for torch's DataParallel
-    return arguments
-
-
-class Progress(ProgressCallback):  # type: ignore[misc]  # transformers is not typed
-    """The Trainer's progress bar, with the losses beside it on stderr: stdout is for results."""
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: object
-    ) -> None:
-        """Write what was logged above the bar."""
-        shown = [f"{name} {value:.4g}" for name, value in (logs or {}).items() if name in SHOWN]
-        if len(shown) > 1 and self.training_bar is not None:
-            self.training_bar.write("  ".join(shown), file=sys.stderr)
-
-
-class Elapsed(TrainerCallback, ExportableState):  # type: ignore[misc]  # transformers is not typed
-    """How long a training has taken, with what it took before it was interrupted."""
-
-    def __init__(self, before: float) -> None:
-        """Begin now, `before` seconds in."""
-        self._begun = time.perf_counter() - before
-
-    @property
-    def seconds(self) -> float:
-        """So far."""
-        return time.perf_counter() - self._begun
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Be among what checkpoints hold, where the one to go on from is of a version that did not measure this."""
-        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"args": {"before": self.seconds}, "attributes": {}}
-
-
-def seconds_until(checkpoint: str | None) -> float:
-    """How long a training had taken when it wrote this checkpoint; 0 without one."""
-    if checkpoint is None:
-        return 0.0
-    saved = TrainerState.load_from_json(str(Path(checkpoint) / STATE_NAME)).stateful_callbacks
-    return float(saved[Elapsed.__name__]["args"]["before"]) if Elapsed.__name__ in saved else 0.0
-
-
-class Patience(EarlyStoppingCallback):  # type: ignore[misc]  # transformers is not typed
-    """Ends a training that no longer becomes better; the weights at its regular end are evaluated too, or they could not be the best."""
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Ask for an evaluation after the last step."""
-        control.should_evaluate |= state.global_step >= state.max_steps
-
-
-class Events(TensorBoardCallback):  # type: ignore[misc]  # transformers is not typed
-    """What is logged, for TensorBoard; what an earlier run wrote of steps that are now done again is not shown."""
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **options: object) -> None:
-        """Open the file."""
-        if state.is_world_process_zero:
-            self.tb_writer = self._SummaryWriter(log_dir=args.logging_dir, purge_step=state.global_step + 1)
-        super().on_train_begin(args, state, control, **options)
-
-
-class Rows(Dataset[Feature]):
-    """Features as a torch dataset."""
-
-    def __init__(self, features: Sequence[Feature]) -> None:
-        self.features = features
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def __getitem__(self, index: int) -> Feature:
-        return self.features[index]
-
-
-class LengthGroupedSampler(Sampler[int]):
-    """Rows of like lengths together: shuffled, cut into stretches of 50 batches, each sorted by length, batches shuffled again.
-
-    The order is a pure function of the seed and the epoch, so a run that is resumed in the middle of an epoch goes on with the
-    rows that were left.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order: list[int] = torch.randperm(len(self.lengths), generator=generator).tolist()
-        stretch = self.batch_size * MEGA_BATCH
-        grouped = [i for at in range(0, len(order), stretch) for i in sorted(order[at : at + stretch], key=lambda i: -self.lengths[i])]
-        full = len(grouped) // self.batch_size
-        for batch in torch.randperm(full, generator=generator).tolist():
-            yield from grouped[batch * self.batch_size : (batch + 1) * self.batch_size]
-        yield from grouped[full * self.batch_size :]
 
 
 class TaskTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
