@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field, replace
 
 from loadtests.artifacts import Artifacts
-from loadtests.compare import Progress
+from loadtests.bench import Progress
 from loadtests.deadline import Deadline
 from loadtests.errors import LoadTestError, MeasurementError
 from loadtests.layers import layers_of

@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 
 from loadtests.below import Below, below
-from loadtests.compare import Bench, Progress, compare_task
+from loadtests.bench import Bench, Progress
+from loadtests.compare import compare_task
 from loadtests.deadline import Deadline
 from loadtests.errors import LoadTestError
 from loadtests.gates import Gate, shipped_gates, verdicts

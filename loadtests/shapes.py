@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 
 from loadtests.arrivals import Load, phase_of, soak, spike, step_ramp
+from loadtests.bench import Bench, Met, Progress, meet, sample_of, texts_for
 from loadtests.breakdown import split_of
-from loadtests.compare import Bench, Met, Progress, conditions_of, meet, sample_of, texts_for, wrong_answers
 from loadtests.described import served_row
 from loadtests.load import LoadGenerator
 from loadtests.machine import Conditions, available_cores, on_cores, resident_bytes, share_cores
@@ -29,6 +29,7 @@ from loadtests.servers import HOST
 from loadtests.statistics import Objective, Step, step_of
 from loadtests.targets import Target, artifacts_of, pids_of, servers_of
 from loadtests.texts import TASKS
+from loadtests.validity import conditions_of, wrong_answers
 from loadtests.writing import REQUESTS, whole_folder, write_document
 
 RAMP = (0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3)

@@ -11,9 +11,10 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from loadtests.bench import Kept, sample_of
 from loadtests.cli import main
 from loadtests.client import Client
-from loadtests.compare import Kept, conditions_of, memory_of, notes_of, sample_of, too_short, wrong_answers
+from loadtests.compare import memory_of
 from loadtests.deadline import Deadline
 from loadtests.described import served_row
 from loadtests.errors import LoadTestError, MeasurementError, ServiceError
@@ -29,6 +30,7 @@ from loadtests.run import run, stages
 from loadtests.statistics import Objective
 from loadtests.targets import Target
 from loadtests.texts import TASKS
+from loadtests.validity import conditions_of, notes_of, too_short, wrong_answers
 from loadtests.writing import whole_folder
 
 FAKE = (sys.executable, "-m", "tests.loadtests.fake")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtests.compare import SHORT_LOADS, in_turns, too_short
+from loadtests.bench import in_turns
 from loadtests.errors import LoadTestError
 from loadtests.plan import (
     BETWEEN_SECONDS,
@@ -19,6 +19,7 @@ from loadtests.plan import (
 )
 from loadtests.statistics import Objective
 from loadtests.texts import TASKS
+from loadtests.validity import SHORT_LOADS, too_short
 
 SUBJECTS = parse_subjects("dense,compact-int8,compact@openvino")
 

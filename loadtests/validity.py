@@ -1,0 +1,62 @@
+"""What speaks against a measurement: the machine's state, wrong answers, loads that were too short."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from loadtests.bench import Kept
+from loadtests.load import Made
+from loadtests.machine import Conditions, Reading, conditions
+from loadtests.plan import Plan
+from loadtests.request_log import RequestLog, joined
+from loadtests.results import SubjectResult
+from loadtests.statistics import (
+    Objective,
+    percentile,
+)
+
+SHORT_LOADS, VOID_LOADS = 5.0, 1.0
+
+
+def conditions_of(kept: Sequence[Kept], before: Reading, after: Reading, *, known: bool) -> Conditions:
+    """Of all loads between two readings; what others took is NaN where our own processes are not known.
+
+    Each subject counts by itself, so that a slow one, whose load is light, does not hide what befell a fast one.
+    """
+    loads = defaultdict[tuple[str, bool], list[Made]](list)
+    for each in kept:
+        loads[each.label, each.is_open].append(each.made)
+    lags = [percentile(joined([made.log for made in each]).lag_ms, 99.0) for (_, is_open), each in loads.items() if is_open]
+    shares = [sum(made.cpu_seconds for made in each) / sum(made.seconds for made in each) for each in loads.values()]
+    found = conditions(before, after, lag_p99_ms=max(lags, default=np.nan), generator_share=max(shares))
+    return found if known else replace(found, others_share=np.nan)
+
+
+def wrong_answers(logs: Sequence[RequestLog], plan: Plan) -> Iterator[str]:
+    """Speed without right answers is void."""
+    log = joined(logs)
+    if wrong := int(log.wrong.sum()):
+        yield f"{wrong} of {len(log)} answers were not those of the unloaded service"
+    asked, said = {subject.variant for subject in plan.subjects}, set(log.variant[log.status == 200]) - {""}
+    if said - asked:
+        yield f"variants answered that were not asked: {', '.join(sorted(said - asked))}"
+
+
+def too_short(plan: Plan, objective: Objective, many: float) -> Iterator[str]:
+    """A load that lasts less than so many times the objective ends before what piles up is late."""
+    shortest = min(plan.times.knee, plan.times.step)
+    if 1e3 * shortest < many * objective.slo_ms:
+        yield f"loads of {shortest:.1f} s are short beside an objective of {objective.slo_ms:g} ms; give more --minutes"
+
+
+def notes_of(results: Iterable[SubjectResult], *, known: bool) -> Iterator[str]:
+    """What a reader should know."""
+    for result in results:
+        if not result.rate.value:
+            yield f"{result.label}: no rate keeps the objective; give a greater --slo to compare rates"
+        elif not result.inside:
+            yield f"{result.label}: the rate within the objective is at the end of what was visited, and may lie beyond it"
+    if not known:
+        yield "the service's own processor time cannot be told apart here, so what other processes took is not known"
