@@ -1,4 +1,4 @@
-"""Ranges of activations for static quantization, from a calibration sample.
+"""Ranges of activations for quantization, from a calibration sample.
 
 Three methods, to be compared on the model at hand since reports disagree: `minmax` keeps everything seen, `percentile` cuts the
 rarest values off both ends, `entropy` clips where the 8-bit histogram diverges least from the full one (Migacz, 8-bit inference with
@@ -49,6 +49,18 @@ def calibrate(model: onnx.ModelProto, values: Sequence[str], inputs: Sequence[In
         counts[name] += np.histogram(np.abs(array) if magnitudes else array, BINS, range=span)[0]
     clip = entropy_range if magnitudes else percentile_range
     return {name: clip(counts[name], extremes[name]) for name in values}
+
+
+def channel_maxima(model: onnx.ModelProto, values: Sequence[str], inputs: Sequence[Inputs]) -> dict[str, NDArray[np.float32]]:
+    """Largest magnitude in each channel of each inner value of the graph, [columns]; the arguments are those of `calibrate`."""
+    if not inputs:
+        raise ConfigError("scaling outlier channels needs calibration inputs; got none")
+    session = OnnxSession(_with_outputs(model, values).SerializeToString())
+    found: dict[str, NDArray[np.float32]] = {}
+    for name, array in _activations(session, values, inputs):
+        largest = np.abs(array).max(axis=tuple(range(array.ndim - 1)))
+        found[name] = np.maximum(found[name], largest) if name in found else largest
+    return found
 
 
 def percentile_range(counts: Counts, extremes: Range, *, percentile: float = PERCENTILE) -> Range:

@@ -105,17 +105,18 @@ def compare_schemes_of(
     Args:
         artifact: fp32.
         sources: What accuracy is measured on; validation data.
-        calibration: Real rows without padding, for the static schemes.
+        calibration: Real rows without padding, for the static schemes and for smoothing.
         sequence_length: Tokens at which latency is compared.
         skip_worst: Static: layers that stay fp32.
     """
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        dynamic = Path(folder) / "dynamic"
+        dynamic, smoothed = Path(folder) / "dynamic", Path(folder) / "smoothed"
         quantize_artifact(artifact, dynamic)
+        quantize_artifact(artifact, smoothed, calibration=calibration, smoothed=True)
         static = {f"static, {method}": Path(folder) / method for method in METHODS}
         for method, target in zip(METHODS, static.values(), strict=True):
             quantize_artifact(artifact, target, scheme="static", calibration=calibration, method=method, skip_worst=skip_worst)
-        for name, target in {"dynamic": dynamic, **static}.items():
+        for name, target in {"dynamic": dynamic, "dynamic, smooth": smoothed, **static}.items():
             found[name] = compare_on(target, sources=sources, against=artifact, lengths=(sequence_length,))
     return found

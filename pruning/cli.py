@@ -209,14 +209,18 @@ def export(checkpoint: Path, recipe: str, overrides: tuple[str, ...], output: Pa
 @OUTPUT
 @click.option("--scheme", type=click.Choice(get_args(Scheme)), default="dynamic", show_default=True, help="What to make.")
 @click.option("--method", type=click.Choice(get_args(Method)), default="minmax", show_default=True, help="static: of calibration.")
-@click.option("--recipe", help="static: the recipe whose training data it is calibrated on.")
+@click.option("--smooth", is_flag=True, help="8 bits: scale outlier channels of the layers' inputs down first.")
+@click.option("--recipe", help="static, smooth: the recipe whose training data it is calibrated on.")
 @SET
-def quantize(artifact: Path, output: Path, scheme: Scheme, method: Method, recipe: str | None, overrides: tuple[str, ...]) -> None:
+def quantize(
+    artifact: Path, output: Path, scheme: Scheme, method: Method, smooth: bool, recipe: str | None, overrides: tuple[str, ...]
+) -> None:
     """Quantize an fp32 artifact to 8 bits (or to fp16 for GPU).
 
     \b
     Examples:
       secateur-prune quantize models/qa/compact --output models/qa/compact-int8
+      secateur-prune quantize models/qa/compact --output smooth --smooth --recipe qa
       secateur-prune quantize models/qa/compact --output static --scheme static --method entropy --recipe qa
     """
     from pruning.quantization import quantize_artifact
@@ -224,11 +228,12 @@ def quantize(artifact: Path, output: Path, scheme: Scheme, method: Method, recip
     from pruning.stages import Stages
     from pruning.stages.artifacts import calibration_inputs
 
-    if scheme == "static" and recipe is None:
-        raise ConfigError("--scheme static needs --recipe: activation ranges are calibrated on its training data")
+    calibrated = scheme == "static" or smooth
+    if calibrated and recipe is None:
+        raise ConfigError("--scheme static and --smooth need --recipe: they are calibrated on its training data")
     current = Run(load_recipe(recipe, overrides), Stages(output.parent)) if recipe else None
-    inputs = calibration_inputs(current) if current is not None and scheme == "static" else ()
-    manifest = quantize_artifact(artifact, output, scheme=scheme, calibration=inputs, method=method)
+    inputs = calibration_inputs(current) if current is not None and calibrated else ()
+    manifest = quantize_artifact(artifact, output, scheme=scheme, calibration=inputs, method=method, smoothed=smooth)
     click.echo(f"{output}: {manifest.name}/{manifest.variant}, {sum(f.size_bytes for f in manifest.files.values()) / 1e6:.1f} MB")
 
 

@@ -33,6 +33,7 @@ from pruning.seq2seq_artifact import golden as generating_golden
 from pruning.seq2seq_artifact import sessions
 from pruning.seq2seq_quantization import SHARED_NAME, load_graphs, quantize_graphs
 from pruning.shared_weights import share_between
+from pruning.smoothing import smooth
 from pruning.storage import written
 from service.artifact import (
     DECODER_GRAPH_NAME,
@@ -69,7 +70,7 @@ class SchemeError:
     """What a scheme costs in accuracy of the logits and gains in size.
 
     Attributes:
-        scheme: "fp32", "dynamic", or "static <method>".
+        scheme: "fp32", "dynamic", "dynamic, smooth", or "static <method>".
         error: Root mean square difference of the outputs from the reference, over the reference's root mean square.
         largest: Largest absolute difference.
         size_bytes: Of the serialized graph.
@@ -136,12 +137,13 @@ def compare_schemes(
 
     Args:
         model: fp32 graph.
-        calibration_inputs: For the static schemes.
+        calibration_inputs: For the static schemes and for smoothing.
         evaluation_inputs: Other rows, one per call, as they will be served.
         references: Outputs to compare with, one for each of `evaluation_inputs`; the fp32 graph's own if None.
     """
     references = run_all(model, evaluation_inputs) if references is None else references
     candidates = {"fp32": model, "dynamic": quantize_dynamic(model)}
+    candidates["dynamic, smooth"] = quantize_dynamic(smooth(model, calibration_inputs))
     methods: tuple[Method, ...] = ("minmax", "percentile", "entropy")
     candidates |= {f"static {method}": quantize_static(model, calibration_inputs, method=method) for method in methods}
     return [_scheme_error(name, candidate, evaluation_inputs, references) for name, candidate in candidates.items()]
@@ -155,6 +157,7 @@ def quantize_artifact(
     calibration: Sequence[Inputs] = (),
     method: Method = "minmax",
     skip_worst: int = 0,
+    smoothed: bool = False,
     fuse: bool = False,
 ) -> Manifest:
     """Write the 8-bit (or fp16) form of a `dense` or `compact` artifact, whole or not at all, and give its manifest.
@@ -165,13 +168,15 @@ def quantize_artifact(
         source: The fp32 artifact.
         target: Replaced if it exists.
         scheme: How.
-        calibration: Static: real rows without padding.
+        calibration: Static or smoothed: real rows without padding.
         method: Static: how activation ranges are drawn.
         skip_worst: Static: this many layers, those with the largest measured error, stay fp32.
+        smoothed: Scale outlier channels of the layers' inputs down first; see `pruning.smoothing`.
         fuse: Multiply by Q, K and V in one go.
 
     Raises:
-        ConfigError: The source is not fp32, or it generates and the scheme is not the dynamic one.
+        ConfigError: The source is not fp32; it generates and the scheme is not the plain dynamic one; there are no calibration rows where
+            they are needed.
         ArtifactError: The source is damaged.
         StorageError: The target could not be written; nothing of it is left.
     """
@@ -180,12 +185,12 @@ def quantize_artifact(
         raise ConfigError(f"{source}: its precision is {above.precision}; quantize the fp32 artifact that it was made from")
     verify_files(source, above)
     if above.generation:
-        _require_dynamic(source, scheme, fuse=fuse)
+        _require_dynamic(source, scheme, plain=not (fuse or smoothed))
         graphs = quantize_graphs(load_graphs(source))
         quantized = {ENCODER_GRAPH_NAME: graphs.encoder, DECODER_GRAPH_NAME: graphs.decoder}
     else:
-        model = load_fp32(source)
-        quantized = {GRAPH_NAME: _apply(fuse_qkv(model) if fuse else model, scheme, calibration, method, skip_worst)}
+        model = fuse_qkv(load_fp32(source)) if fuse else load_fp32(source)
+        quantized = {GRAPH_NAME: _apply(smooth(model, calibration) if smoothed else model, scheme, calibration, method, skip_worst)}
     with written(target) as partial:
         for name in above.files:
             if name not in _LEFT_BEHIND and not name.endswith(".safetensors"):
@@ -219,9 +224,9 @@ def _apply(model: onnx.ModelProto, scheme: Scheme, calibration: Sequence[Inputs]
     return quantize_static(model, calibration, method=method, skip=worst_layers(model, calibration, skip_worst, method=method))
 
 
-def _require_dynamic(source: Path, scheme: Scheme, *, fuse: bool) -> None:
-    if scheme != "dynamic" or fuse:
-        raise ConfigError(f"{source}: a model that generates is quantized dynamically and without fusion; choose scheme dynamic")
+def _require_dynamic(source: Path, scheme: Scheme, *, plain: bool) -> None:
+    if scheme != "dynamic" or not plain:
+        raise ConfigError(f"{source}: a model that generates is quantized dynamically, without fusion or smoothing; choose scheme dynamic")
 
 
 def _manifest(above: Manifest, folder: Path, scheme: Scheme) -> Manifest:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pruning.config.base import Section
 
@@ -15,8 +15,20 @@ class QuantizeConfig(Section):
 
     scheme: Scheme = Field("dynamic", description="dynamic: signed, per channel, no calibration.")
     calibration: Method = Field("minmax", description="static: how activation ranges are found.")
-    calibration_examples: int = Field(128, gt=0, description="static: training examples seen.")
+    calibration_examples: int = Field(128, gt=0, description="static, smooth: training examples seen.")
     skip_worst: int = Field(0, ge=0, description="static: linear layers with the largest measured error that stay in fp32.")
+    smooth: bool = Field(False, description="8 bits: scale outlier channels of the layers' inputs down first (SmoothQuant).")
+
+    @model_validator(mode="after")
+    def _is_of_8_bits(self) -> "QuantizeConfig":
+        if self.smooth and self.scheme == "fp16":
+            raise ValueError("`smooth` is for 8 bits, and `scheme` is fp16; leave one of them out")
+        return self
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether rows of training data have to be seen."""
+        return self.scheme == "static" or self.smooth
 
 
 class EvaluateConfig(Section):

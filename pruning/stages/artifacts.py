@@ -60,9 +60,10 @@ def quantize_stage(current: Run, exported: StageRecord) -> StageRecord:
             current.stages.path(exported.name),
             folder,
             scheme=config.quantize.scheme,
-            calibration=calibration_inputs(current) if config.quantize.scheme == "static" else (),
+            calibration=calibration_inputs(current) if config.quantize.needs_calibration else (),
             method=config.quantize.calibration,
             skip_worst=config.quantize.skip_worst,
+            smoothed=config.quantize.smooth,
         )
         _set_null_threshold(current, folder)
 
@@ -82,7 +83,7 @@ def export_checkpoint(current: Run, source: Path, folder: Path) -> Manifest:
 
 
 def calibration_inputs(current: Run) -> list[dict[str, NDArray[np.int64]]]:
-    """Rows of training data for static quantisation, int64 `[1, sequence]` each, unpadded."""
+    """Rows of training data for quantization, int64 `[1, sequence]` each, unpadded."""
     examples = current.training_examples(current.last_training)
     drawn = Random(current.config.seed).sample(examples, min(len(examples), current.config.quantize.calibration_examples))
     return [_as_arrays(current, feature) for feature in current.features(drawn)]

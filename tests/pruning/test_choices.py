@@ -38,7 +38,7 @@ def test_every_form_is_timed_in_every_precision(classifier):
 
 
 def test_every_scheme_is_compared_with_the_artifact(classifier, tmp_path, monkeypatch):
-    """Dynamic and the three calibrations, each with a paired difference and a ratio."""
+    """Dynamic, with and without smoothing, and the three calibrations, each with a paired difference and a ratio."""
     monkeypatch.setattr(comparison, "compare_latency", partial(comparison.compare_latency, seconds=0.05))
     row = {name: tensor.numpy()[:1] for name, tensor in helpers.random_batch().items()}
     spec = ArtifactSpec(
@@ -57,7 +57,7 @@ def test_every_scheme_is_compared_with_the_artifact(classifier, tmp_path, monkey
     found = compare_schemes_of(
         tmp_path / "dense", sources=[DataSource(path=str(tmp_path / "texts.jsonl"))], calibration=[row, row], sequence_length=8
     )
-    assert list(found) == ["dynamic", "static, minmax", "static, percentile", "static, entropy"]
+    assert list(found) == ["dynamic", "dynamic, smooth", "static, minmax", "static, percentile", "static, entropy"]
     for compared in found.values():
         assert compared.metrics[0].difference is not None
         assert compared.ratios.keys() == {8}

@@ -118,9 +118,10 @@ def test_unreachable_target(refusal, recipe, tmp_path, monkeypatch):
     assert "at most" in refusal("prune", recipe(prune=prune), "-o", str(tmp_path / "run"))
 
 
-def test_static_quantization_needs_data(refusal, tmp_path):
-    """Static quantization without a recipe has nothing to calibrate on."""
-    assert "--recipe" in refusal("quantize", str(tmp_path), "-o", str(tmp_path / "out"), "--scheme", "static")
+@pytest.mark.parametrize("asked", [("--scheme", "static"), ("--smooth",)])
+def test_calibrated_quantization_needs_data(refusal, tmp_path, asked):
+    """Without a recipe there is nothing to calibrate on."""
+    assert "--recipe" in refusal("quantize", str(tmp_path), "-o", str(tmp_path / "out"), *asked)
 
 
 def test_evaluate_needs_data(refusal, tmp_path):

@@ -225,7 +225,7 @@ def test_sensitivity_finds_the_layer_that_loses():
 def test_comparison_has_a_row_for_each_scheme():
     """fp32 has no error, the others a small one, and 8 bits are smaller."""
     table = {row.scheme: row for row in compare_schemes(graph_of(hidden=64, heads=4), rows(), rows(seed=50))}
-    assert set(table) == {"fp32", "dynamic", "static minmax", "static percentile", "static entropy"}
+    assert set(table) == {"fp32", "dynamic", "dynamic, smooth", "static minmax", "static percentile", "static entropy"}
     assert table["fp32"].error == 0
     assert all(0 < row.error < 3 * CLOSE for name, row in table.items() if name != "fp32")
     assert all(row.size_bytes < table["fp32"].size_bytes / 2 for name, row in table.items() if name != "fp32")
