@@ -5,7 +5,8 @@ settings, greedy and by beam search, token for token; sampling follows the same 
 """
 
 from service.generation.decoder import Decoder, Step
-from service.generation.engine import EncoderDecoder, Engine, Generation, Limits, Progress, generate, generate_each
+from service.generation.engine import Engine, generate, generate_each
+from service.generation.requests import EncoderDecoder, Generation, Limits, Progress
 from service.generation.searches import Generated
 from service.generation.sessions import CachedSession, DecoderSession
 from service.generation.settings import GenerationSettings, SpecialTokens

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from service.errors import StuckError
-from service.generation.engine import EncoderDecoder, Engine, Generation, Limits, Progress
+from service.generation.engine import Engine
+from service.generation.requests import EncoderDecoder, Generation, Limits, Progress
 from service.generation.settings import GenerationSettings
 from service.runtime.machine import lower_priority
 

@@ -9,98 +9,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
 from service.errors import RequestError
 from service.generation.caches import Cache
+from service.generation.requests import EncoderDecoder, Generation, Limits, Progress
 from service.generation.scores import Best, History, Numbers, Rules, Scores, apply_rules, best_tokens, draw, log_softmax
 from service.generation.searches import Continuation, Generated, Search, search_for
-from service.generation.sessions import CachedSession
-from service.generation.settings import GenerationSettings, SpecialTokens
-from service.runtime.base import Array, Session
+from service.generation.settings import GenerationSettings
+from service.runtime.base import Array
 
 ROOM_STEP = 32
-
-
-@dataclass(frozen=True)
-class EncoderDecoder:
-    """What generates.
-
-    Attributes:
-        encoder: session of `encoder.onnx`.
-        decoder: session of `decoder.onnx`.
-        special: the model's special tokens.
-        positions: most tokens of a source, and of what is generated.
-    """
-
-    encoder: Session
-    decoder: CachedSession
-    special: SpecialTokens
-    positions: int
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much is decoded at once.
-
-    Attributes:
-        rows: most rows in a call of the decoder, each beam one.
-        cached_tokens: most tokens that there is room for in the caches: rows times the longest limit, and requests times the longest
-            source, both rounded up.
-        joins: most requests that join before a step. Their sources are encoded while everybody else waits.
-    """
-
-    rows: int = 64
-    cached_tokens: int = 65_536
-    joins: int = 4
-
-
-@dataclass(eq=False)
-class Generation:
-    """One request, as `Engine.submit` gives it back.
-
-    Attributes:
-        source: its tokens.
-        settings: how it is decoded.
-        log_probabilities: whether the steps of one sequence come with them.
-        cancelled: whether nobody waits for it any more.
-        result: what came of it, once it is done.
-        error: what a graph raised while it took part; there will be no result then.
-        joined_at: when it began to be encoded, on the engine's clock.
-        own_seconds: its share of the time of the steps that it took part in.
-    """
-
-    source: Sequence[int]
-    settings: GenerationSettings
-    log_probabilities: bool = False
-    cancelled: bool = False
-    result: Generated | None = None
-    error: Exception | None = None
-    joined_at: float | None = None
-    own_seconds: float = 0.0
-
-
-class Progress(NamedTuple):
-    """What a step did to a request.
-
-    Attributes:
-        generation: the request.
-        token: its new token, if it is one sequence; beams have none before they are done.
-        log_probability: of that token among those that were allowed, if it was asked for.
-        result: what came of the request, if it is done; one that has an `error` is gone too.
-    """
-
-    generation: Generation
-    token: int | None
-    log_probability: float | None
-    result: Generated | None
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that came with it: of beams all at the end."""
-        return 1 if self.token is not None else len(self.result.tokens) if self.result is not None else 0
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass(eq=False)
@@ -137,7 +58,7 @@ class Engine:
         decoded_rows: rows that the last step decoded.
     """
 
-    def __init__(self, model: EncoderDecoder, limits: Limits = Limits(), *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, model: EncoderDecoder, limits: Limits = DEFAULT_LIMITS, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Start with nothing."""
         self._model, self._limits, self._clock = model, limits, clock
         own = {name: shape for name, shape in model.decoder.caches.items() if name.startswith("past_")}
@@ -407,14 +328,14 @@ class Engine:
 
 
 def generate(
-    model: EncoderDecoder, sources: Iterable[Sequence[int]], settings: GenerationSettings, limits: Limits = Limits()
+    model: EncoderDecoder, sources: Iterable[Sequence[int]], settings: GenerationSettings, limits: Limits = DEFAULT_LIMITS
 ) -> list[Generated]:
     """Decode all of these with the same settings, and give what came of each."""
     return generate_each(model, [(source, settings) for source in sources], limits)
 
 
 def generate_each(
-    model: EncoderDecoder, requests: Iterable[tuple[Sequence[int], GenerationSettings]], limits: Limits = Limits()
+    model: EncoderDecoder, requests: Iterable[tuple[Sequence[int], GenerationSettings]], limits: Limits = DEFAULT_LIMITS
 ) -> list[Generated]:
     """Decode sources with settings of their own, and give what came of each; what a graph raises comes through."""
     engine = Engine(model, limits)
