@@ -81,6 +81,21 @@ def load_examples(sources: Iterable[DataSource], task: str, *, labels: Sequence[
     return [example for source in sources for example in load_source(source, task, labels=labels, seed=seed)]
 
 
+def check_sources(sources: Iterable[DataSource], task: str, *, labels: Sequence[str] = ()) -> None:
+    """Read the sources as `load_examples` does, and keep nothing: what is wrong with them is said before hours of work.
+
+    Raises:
+        DataError: a source cannot be read or does not fit the task.
+    """
+    for source in sources:
+        where, rows = _rows(source, task)
+        found: Iterator[object] = (
+            _documents(rows, where, source) if source.copy_target else _examples(rows, where, source, task, labels=labels, seed=0)
+        )
+        if not sum(1 for _ in found):
+            raise DataError(f"{where}: no examples in it")
+
+
 def load_source(source: DataSource, task: str, *, labels: Sequence[str] = (), seed: int = 17) -> list[Example]:
     """The examples of one source; see `load_examples`."""
     where, rows = _rows(source, task)
@@ -332,12 +347,14 @@ def _copies(rows: Iterable[dict[str, Any]], where: str, source: DataSource, *, s
     from pruning.copying import copies  # nltk is slow to import, and not needed elsewhere
 
     assert source.copy_target is not None
-    documents = dict.fromkeys(
-        _text(row, _column(row, where, source.document, DOCUMENT_COLUMNS, "document"), where, index) for index, row in enumerate(rows)
-    )
-    for index, document in enumerate(documents):
+    for index, document in enumerate(dict.fromkeys(_documents(rows, where, source))):
         for number, (passage, target) in enumerate(copies(document, kind=source.copy_target, passages=source.passages, seed=seed + index)):
             yield SummaryExample(f"{index}/{number}", passage, (target,))
+
+
+def _documents(rows: Iterable[dict[str, Any]], where: str, source: DataSource) -> Iterator[str]:
+    for index, row in enumerate(rows):
+        yield _text(row, _column(row, where, source.document, DOCUMENT_COLUMNS, "document"), where, index)
 
 
 def _column(row: dict[str, Any], where: str, named: str | None, usual: Sequence[str], kind: str) -> str:

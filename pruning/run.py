@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning import checkpoint
 from pruning.config import DataSource, RunConfig, TrainConfig, chosen
-from pruning.data import Example, find_file, load_examples, source_name, without_documents
+from pruning.data import Example, check_sources, find_file, load_examples, source_name, without_documents
 from pruning.stages import Stages
 from pruning.tasks import task_named
 from pruning.tasks.base import Feature, Task
@@ -54,6 +54,11 @@ class Run:
     def examples(self, sources: Sequence[DataSource]) -> list[Example]:
         """Examples of these sources."""
         return load_examples(sources, self.config.task, labels=self.config.labels, seed=self.config.seed)
+
+    def check_data(self) -> None:
+        """Read all training and validation data once: `DataError` now, and not after hours."""
+        data = self.config.data
+        check_sources((*data.train, *data.validation), self.config.task, labels=self.config.labels)
 
     def training_examples(self, sources: Sequence[DataSource]) -> list[Example]:
         """Examples of these sources, but for documents that validation or test data have too."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from pruning.config.base import Section
 
@@ -38,4 +38,11 @@ class L0Config(Section):
     seed: int = Field(0, ge=0, description="Seed of the gates' noise.")
 
 
-MethodConfig = Annotated[MagnitudeConfig | MovementConfig | SoftMovementConfig | L0Config, Field(discriminator="name")]
+def _section(given: object) -> object:
+    """A method with its own defaults may be given by its name alone."""
+    return {"name": given} if isinstance(given, str) else given
+
+
+MethodConfig = Annotated[
+    MagnitudeConfig | MovementConfig | SoftMovementConfig | L0Config, Field(discriminator="name"), BeforeValidator(_section)
+]

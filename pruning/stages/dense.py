@@ -23,8 +23,10 @@ def train_dense(current: Run) -> StageRecord:
 
     Raises:
         ConfigError: a training distils from the model that it trains.
+        DataError: training or validation data cannot be read, or does not fit the task; before anything is made.
     """
     config = current.config
+    current.check_data()
 
     def make(folder: Path) -> Mapping[str, Any]:
         set_seed(config.seed)

@@ -10,6 +10,7 @@ from pruning.config import (
     DensityTarget,
     GenerationTarget,
     MacsTarget,
+    MagnitudeConfig,
     RunConfig,
     SpeedupTarget,
     TrainConfig,
@@ -125,6 +126,13 @@ def test_overrides_reach_into_lists_and_make_sections(recipe: Path):
     assert config.prune is not None
     assert config.prune.targets[0] == SpeedupTarget(speedup=1.5)
     assert config.labels == ("poor", "fine")
+
+
+def test_a_method_may_be_given_by_its_name(recipe: Path):
+    """With its own defaults; `{name: …, …}` gives the rest."""
+    config = load_recipe(recipe, ("prune=null", "fine_prune.granularity={attention: head}", "fine_prune.method=magnitude"))
+    assert config.fine_prune is not None
+    assert config.fine_prune.method == MagnitudeConfig()
 
 
 def test_a_later_override_wins(recipe: Path):

@@ -1,6 +1,7 @@
 """Datasets become examples, or one line that names the file and what is wrong in it."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pruning.data import (
     AnswerSpan,
     QuestionExample,
     TextExample,
+    check_sources,
     find_file,
     load_examples,
     load_source,
@@ -44,9 +46,11 @@ def question(*spans: tuple[str, int], id: str = "q1", **more: object) -> dict[st
 
 
 def refusal(source: DataSource, task: str, labels: tuple[str, ...] = LABELS) -> str:
-    """The one line with which the source is refused."""
+    """The one line with which the source is refused, before a run and when it is loaded."""
     with pytest.raises(DataError) as caught:
         load_source(source, task, labels=labels)
+    with pytest.raises(DataError, match=re.escape(str(caught.value))):
+        check_sources([source], task, labels=labels)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -10,7 +10,7 @@ import yaml
 from pruning import checkpoint
 from pruning.cli import main
 from pruning.config import DensityTarget, DistillationConfig, QuantizeConfig, RecoverConfig, RunConfig, parse_config
-from pruning.errors import ConfigError
+from pruning.errors import ConfigError, DataError
 from pruning.pipeline import run
 from pruning.publishing import publish
 from pruning.report import RunReport
@@ -102,6 +102,16 @@ def test_a_run_gives_artifacts_that_answer(finished):
         answer = Model.load(artifact).predict([ClassifyRequest(text="the good")])[0]
         assert {each.label for each in answer.labels} == {"NO", "YES"}
     assert (folder / "report" / "report.html").is_file()
+
+
+def test_bad_data_is_found_before_anything_is_made(classification, tmp_path):
+    """Validation data that is read last is refused first."""
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"text": "good", "label": 7}))
+    bad = classification.data.validation[0].model_copy(update={"path": str(tmp_path / "bad.jsonl")})
+    config = classification.model_copy(update={"data": classification.data.model_copy(update={"validation": (bad,)})})
+    with pytest.raises(DataError, match=r"bad\.jsonl"):
+        run(config, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["recipe.yaml"]
 
 
 def test_targets_are_met(finished):

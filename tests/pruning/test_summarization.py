@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from pruning.config import DataSource, DistillationConfig, PseudoLabelsConfig, TrainConfig
-from pruning.data import SummaryExample, load_source, without_documents
+from pruning.data import SummaryExample, check_sources, load_source, without_documents
 from pruning.distillation import Teacher, soft_cross_entropy, token_losses
 from pruning.errors import ConfigError, DataError
 from pruning.evaluation import rouge
@@ -84,6 +84,7 @@ def test_copies_need_no_summaries(tmp_path: Path):
     text = "The good dog saw a bad cat yesterday. The cat ran from the good dog at once. It rained."
     source = rows(tmp_path / "a.jsonl", {"text": text}, {"text": text}).model_copy(update={"copy_target": "best_sentence", "passages": 2})
 
+    check_sources([source], "summarization")
     found = load_source(source, "summarization")
 
     assert {each.document for each in found} >= {text}
