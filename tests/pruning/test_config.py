@@ -130,7 +130,8 @@ def test_overrides_reach_into_lists_and_make_sections(recipe: Path):
 
 def test_a_method_may_be_given_by_its_name(recipe: Path):
     """With its own defaults; `{name: …, …}` gives the rest."""
-    config = load_recipe(recipe, ("prune=null", "fine_prune.granularity={attention: head}", "fine_prune.method=magnitude"))
+    granularity = "fine_prune.granularity={attention: head, feed_forward: neuron}"
+    config = load_recipe(recipe, ("prune=null", granularity, "fine_prune.density=0.5", "fine_prune.method=magnitude"))
     assert config.fine_prune is not None
     assert config.fine_prune.method == MagnitudeConfig()
 

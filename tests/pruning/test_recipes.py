@@ -44,8 +44,8 @@ QUICK = (
 )
 QUICK_RECOVERY = ("recover.epochs=2", "recover.batch_size=12", "recover.precision=fp32")
 OTHER_METHODS = {
-    "movement": ("fine_prune.method={name: movement}",),
-    "magnitude": ("fine_prune.method={name: magnitude}",),
+    "movement": ("fine_prune.method=movement",),
+    "magnitude": ("fine_prune.method=magnitude",),
     "L0": ("fine_prune.method={name: l0, penalty: 5000}", "fine_prune.score_learning_rate=0.1", "fine_prune.cooldown=0.098"),
 }
 HALF_A_HEAD = 1 / 12
