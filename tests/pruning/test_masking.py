@@ -1,9 +1,12 @@
 """Masks on models: what learns, what stays, and that baking and compacting change nothing."""
 
 import copy
+from itertools import chain
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from pruning.compaction import compact, live_heads
@@ -11,8 +14,10 @@ from pruning.config import BlockSize, Granularity, MagnitudeConfig, MovementConf
 from pruning.errors import ConfigError
 from pruning.families import family_of
 from pruning.fine_pruning import HIGHEST_THRESHOLD
+from pruning.granularity import Grid
 from pruning.masking import Masks, attach
 from pruning.methods import method_of
+from pruning.methods.base import Mask, keep_best
 from pruning.steering import solve_level
 from pruning.structure import LayerStructure, dense_structure, linears, parameters
 from tests.pruning.helpers import FAMILY_NAMES, outputs_of, random_batch, tiny_model
@@ -123,6 +128,22 @@ def test_l0_draws_the_same_noise_in_every_process():
         drawn.append(masks.masked[0].mask.gate().detach())
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(-3, 3), min_size=1, max_size=30), min_size=1, max_size=4), st.floats(0, 1), st.booleans())
+def test_the_best_are_those_that_sorting_finds(ranks: list[list[int]], density: float, everywhere: bool):
+    """Of equal ones the first, within each matrix or over all."""
+    masks = [Mask(Grid(1, 1), torch.zeros(1, len(each)), initial=None) for each in ranks]
+    keep_best(masks, [torch.tensor([each], dtype=torch.float32) for each in ranks], density, everywhere=everywhere)
+    found = [mask.keep.flatten().tolist() for mask in masks]
+    parts = [list(chain.from_iterable(ranks))] if everywhere else ranks
+    expected = []
+    for part in parts:
+        count = int(density * len(part) + 0.5) if everywhere else round(density * len(part))
+        best = sorted(range(len(part)), key=lambda place, part=part: (-part[place], place))[:count]
+        expected += [float(place in best) for place in range(len(part))]
+    assert list(chain.from_iterable(found)) == expected
 
 
 def test_global_ranking_counts_members():
