@@ -23,7 +23,7 @@ from pruning.steering import FARTHEST, Reading, solve_level, steered, wanted_at
 from pruning.structure import Structure
 from pruning.targets import Left
 from pruning.tasks.base import Batch, Feature, Task
-from pruning.training import TaskTrainer, TrainingResult, run_trainer, steps_of
+from pruning.training import TaskTrainer, TrainingResult, steps_of, train
 
 STATE_NAME = "pruning.json"
 READINGS = 200
@@ -94,8 +94,7 @@ def fine_prune(
     masks = attach(model, config.granularity, method_of(config.method), protected=protected)
     goal = config.density if target is None else target
     pruner = Pruner(masks, schedule, left, goal, penalty_weights(config))
-    training = run_trainer(
-        PruningTrainer,
+    training = train(
         model,
         tokenizer,
         task,
@@ -106,6 +105,7 @@ def fine_prune(
         teacher=teacher,
         validation=validation,
         events=events,
+        trainer_class=PruningTrainer,
         pruner=pruner,
         score_learning_rate=config.score_learning_rate,
     )

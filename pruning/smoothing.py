@@ -1,7 +1,7 @@
 """Outlier channels of what linear layers read, made smaller before they are quantized (SmoothQuant: Xiao et al., 2023, arXiv:2211.10438).
 
-8 bits share one scale among all inputs of a layer. Where one channel is three times as large as the next, as before the feed-forward
-blocks of BERT, all others are left a third of the codes. Here such a channel is divided, and the rows of the weights that read it are
+8 bits share one scale among all inputs of a layer. Where one channel is far larger than the next, as before the feed-forward
+blocks of BERT, all others are left few of the codes. Here such a channel is divided, and the rows of the weights that read it are
 multiplied by the same: in fp32 the outputs stay what they are. Channels of ordinary size are left alone, and where there is no outlier
 nothing is inserted. The division is one product with a vector; `secateur-prune bench-schemes` measures what it costs and wins.
 """

@@ -178,7 +178,7 @@ def _best(rank: Tensor, count: int) -> Tensor:
 
 
 def _lowest_of_best(values: Tensor, count: int) -> Tensor:
-    """The lowest of the `count` highest values, a scalar; on a CPU by NumPy, whose selection is some forty times faster than torch's."""
+    """The lowest of the `count` highest values, a scalar; on a CPU by NumPy, whose selection takes a small part of the time of torch's."""
     place = values.numel() - count
     if values.device.type != "cpu":
         return values.kthvalue(place + 1).values

@@ -3,7 +3,7 @@
 from pruning.training.arguments import computes_in_bf16
 from pruning.training.checkpoints import last_whole_checkpoint
 from pruning.training.rows import LengthGroupedSampler
-from pruning.training.trainer import TaskTrainer, TrainingResult, run_trainer, steps_of, train
+from pruning.training.trainer import TaskTrainer, TrainingResult, steps_of, train
 
 __all__ = [
     "LengthGroupedSampler",
@@ -11,7 +11,6 @@ __all__ = [
     "TrainingResult",
     "computes_in_bf16",
     "last_whole_checkpoint",
-    "run_trainer",
     "steps_of",
     "train",
 ]

@@ -74,6 +74,8 @@ def train(
     teacher: PreTrainedModel | None = None,
     validation: Sequence[Feature] = (),
     events: Path | None = None,
+    trainer_class: "type[TaskTrainer] | None" = None,
+    **options: object,
 ) -> TrainingResult:
     """Train `model` in place; a rerun with the same arguments resumes from the last whole checkpoint in `folder`.
 
@@ -88,50 +90,20 @@ def train(
         teacher: distilled from if `config.distillation` is set.
         validation: rows whose loss is logged after each epoch, or with patience every `save_steps`; at most `VALIDATION_ROWS` are used.
         events: folder for what TensorBoard shows; None for no events.
+        trainer_class: a Trainer that does more than `TaskTrainer`, which takes the options, too.
 
     Raises:
         DataError: no training rows.
         ConfigError: the teacher has another vocabulary, or other classes; patience without validation rows; a training that was begun
             by another number of processes.
     """
-    return run_trainer(
-        TaskTrainer,
-        model,
-        tokenizer,
-        task,
-        features,
-        config,
-        folder=folder,
-        seed=seed,
-        teacher=teacher,
-        validation=validation,
-        events=events,
-    )
-
-
-def run_trainer(
-    trainer_class: "type[TaskTrainer]",
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-    features: Sequence[Feature],
-    config: TrainConfig,
-    *,
-    folder: Path,
-    seed: int,
-    teacher: PreTrainedModel | None,
-    validation: Sequence[Feature],
-    events: Path | None,
-    **options: object,
-) -> TrainingResult:
-    """What `train` does, by a Trainer of this class, which takes these options beside; the arguments are those of `train`."""
     if not features:
         raise DataError("no training rows; check data.train in the recipe")
     if config.patience is not None and not validation:
         raise ConfigError("`patience` needs rows to validate on, and there are none; give `data.validation`, or leave `patience` out")
     freeze_embeddings(model, frozen=config.freeze_embeddings)
     features, validation = in_output_ids(features, model, tokenizer), in_output_ids(validation[:VALIDATION_ROWS], model, tokenizer)
-    trainer = trainer_class(
+    trainer = (trainer_class or TaskTrainer)(
         model=model,
         args=training_arguments(config, task, folder=folder, seed=seed, validate=bool(validation), events=events),
         train_dataset=Rows(features),
