@@ -190,6 +190,24 @@ def without_documents(examples: Sequence[Example], held_out: Iterable[Example]) 
     return [each for each in examples if not (isinstance(each, SummaryExample) and each.document in shared)]
 
 
+def unseen_summaries(examples: Iterable[Example], trained: Iterable[Example]) -> list[SummaryExample]:
+    """The documents with the summaries that no training document has for a target; a document left with none is left out.
+
+    Summaries are the same when their words are, whatever their case and the signs between them.
+    """
+    seen = {_words(text) for each in trained if isinstance(each, SummaryExample) for text in each.summaries}
+    unseen = [
+        replace(each, summaries=tuple(text for text in each.summaries if _words(text) not in seen))
+        for each in examples
+        if isinstance(each, SummaryExample)
+    ]
+    return [each for each in unseen if each.summaries]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(text.lower()))
+
+
 def _passages_of(text: str, *, step: int) -> Iterator[str]:
     words = _WORD.findall(text.lower())
     for start in range(0, max(1, len(words) - SHARED_WORDS + 1), step):

@@ -169,6 +169,27 @@ def rouge(predictions: Sequence[str], examples: Sequence[SummaryExample]) -> dic
     return {name: mean_of([each[name] for each in found]) for name in found[0]}
 
 
+def rescored(evaluation: Evaluation, examples: Sequence[SummaryExample], *, split: str) -> Evaluation:
+    """What was written for these documents, scored against the summaries that they have here.
+
+    Args:
+        evaluation: Of summaries.
+        examples: Some of its documents.
+        split: Name for the metrics.
+
+    Raises:
+        DataError: no documents, or one that was not evaluated.
+    """
+    written = dict(zip(evaluation.ids, evaluation.predictions, strict=True))
+    unknown = [each.id for each in examples if each.id not in written]
+    if unknown or not examples:
+        raise DataError(
+            f"{evaluation.dataset} {evaluation.split}: {unknown[0]!r} was not evaluated" if unknown else "no documents to score"
+        )
+    predictions = [written[each.id] for each in examples]
+    return evaluation_of(predictions, rouge(predictions, examples), examples, dataset=evaluation.dataset, split=split)
+
+
 def paired_difference(evaluation: Evaluation, other: Evaluation, *, against: str) -> dict[str, Difference]:
     """For each metric of both: `evaluation` minus `other` in points, with a 95 % interval from resampling the examples of both together.
 

@@ -14,7 +14,7 @@ from pruning.errors import ConfigError
 from pruning.evaluation import Evaluation
 from pruning.export import update_manifest
 from pruning.report import templates
-from pruning.results import baseline_notes, evaluate_source, size_bytes, speed_notes
+from pruning.results import baseline_notes, evaluate_source, size_bytes, speed_notes, unseen_notes
 from pruning.run import Run
 from pruning.serving_latency import own_decoding
 from pruning.storage import write_text_atomic, written
@@ -42,14 +42,20 @@ def publish(current: Run, target: str, output: Path) -> Path:
     evaluations: dict[str, list[Evaluation]] = {}
     for variant, folder in folders.items():
         model = load_model(folder)
-        evaluations[variant] = [evaluate_source(current, model, source) for source in current.config.data.test]
+        evaluations[variant] = [found for source in current.config.data.test for found in evaluate_source(current, model, source)]
     for variant, folder in folders.items():
         with written(output / variant) as partial:
             shutil.copytree(folder, partial, dirs_exist_ok=True)
             metrics = _tested(current, evaluations, variant)
             update_manifest(partial, metrics=[*read_manifest(partial).metrics, *metrics])
     manifests = {variant: read_manifest(output / variant) for variant in folders}
-    notes = (*baseline_notes(current), *baseline_notes(current, "test"), *speed_notes(current))
+    notes = (
+        *unseen_notes(current),
+        *unseen_notes(current, "test"),
+        *baseline_notes(current),
+        *baseline_notes(current, "test"),
+        *speed_notes(current),
+    )
     card = model_card(manifests, current.config.data.test, notes=notes, samples=written_samples(current, folders["compact-int8"]))
     write_text_atomic(output / CARD_NAME, card)
     return output / CARD_NAME

@@ -16,7 +16,7 @@ from pruning.baselines import FIRST, MOST_SIMILAR, first_sentences, most_similar
 from pruning.config import DataSource, GenerationTarget, RunConfig, Target, chosen, dump_config
 from pruning.data import SummaryExample, source_name
 from pruning.errors import ConfigError
-from pruning.evaluation import Evaluation, evaluate, evaluation_of, rouge
+from pruning.evaluation import Evaluation, evaluate, evaluation_of, rescored, rouge
 from pruning.export import update_manifest
 from pruning.families.bart import layers_to_copy
 from pruning.report import Headline, ModelReport, RunReport, StageReport, TargetReport, VariantReport, length_of, metric_name, write_report
@@ -30,6 +30,7 @@ from service.runtime.onnx import machine
 
 HEADLINES = {"question-answering": "f1", "text-classification": "accuracy", "summarization": "rougeL"}
 TOLERATED_LOSS = {"question-answering": 1.5, "text-classification": 1.0, "summarization": 1.0}
+UNSEEN = "unseen summaries"
 TOLERANCE = 0.05
 """What is left after fine-pruning may differ by this much from what was asked for."""
 Pair = tuple[StageRecord, StageRecord]
@@ -81,6 +82,7 @@ def report_on(current: Run, dense: Pair, targets: Sequence[FinishedTarget]) -> R
             *missed_notes(targets),
             *speed_notes(current),
             *layer_notes(_dense_manifest(current)),
+            *unseen_notes(current),
             *baseline_notes(current),
         ),
     )
@@ -94,19 +96,50 @@ def score(current: Run, artifact: StageRecord) -> Evaluations:
 
     def make(folder: Path) -> None:
         model = load_model(current.stages.path(artifact.name))
-        for number, source in enumerate(sources):
-            evaluate_source(current, model, source).save(folder / f"{number}.json")
+        found = [evaluation for source in sources for evaluation in evaluate_source(current, model, source)]
+        for number, evaluation in enumerate(found):
+            evaluation.save(folder / f"{number}.json")
 
-    inputs = {"artifact": artifact.key, "data": data_identity(sources), "positive_label": current.config.evaluate.positive_label}
+    inputs = {
+        "artifact": artifact.key,
+        "data": data_identity(sources),
+        "positive_label": current.config.evaluate.positive_label,
+        **_trained_on(current),
+    }
     scored = current.stages.get(f"scores/{artifact.name.removeprefix('artifacts/')}", inputs, make)
-    found = [Evaluation.load(current.stages.path(scored.name) / f"{number}.json") for number in range(len(sources))]
-    return {(evaluation.dataset, evaluation.split): evaluation for evaluation in found}
+    paths = sorted(current.stages.path(scored.name).glob("*.json"), key=lambda path: int(path.stem))
+    return {(evaluation.dataset, evaluation.split): evaluation for evaluation in map(Evaluation.load, paths)}
 
 
-def evaluate_source(current: Run, model: AnyModel, source: DataSource) -> Evaluation:
-    """Accuracy of an artifact on one dataset."""
-    positive = current.config.evaluate.positive_label
-    return evaluate(model, current.examples([source]), dataset=source_name(source), split=source.split, positive_label=positive)
+def evaluate_source(current: Run, model: AnyModel, source: DataSource) -> list[Evaluation]:
+    """Accuracy of an artifact on one dataset; where training has had some of its summaries, also against the others alone."""
+    examples, positive = current.examples([source]), current.config.evaluate.positive_label
+    whole = evaluate(model, examples, dataset=source_name(source), split=source.split, positive_label=positive)
+    unseen = current.unseen(examples)
+    return [whole, rescored(whole, unseen, split=unseen_split(source))] if unseen else [whole]
+
+
+def unseen_split(source: DataSource) -> str:
+    """What the part of a split is called whose summaries training has not had."""
+    return f"{source.split}, {UNSEEN}"
+
+
+def unseen_notes(current: Run, split: Literal["validation", "test"] = "validation") -> tuple[str, ...]:
+    """How much of each set of the split training has not had, a line for each set of which it has had some."""
+    sources = current.config.data.validation if split == "validation" else current.config.data.test
+    sets = [(source, examples, current.unseen(examples)) for source in sources for examples in [current.examples([source])]]
+    return tuple(
+        f"{source_name(source)}, {unseen_split(source)}: {sum(len(each.summaries) for each in unseen)} of the "
+        f"{sum(len(each.summaries) for each in examples if isinstance(each, SummaryExample))} summaries, of {len(unseen)} of the "
+        f"{len(examples)} documents; each of the others is also the summary of a training document."
+        for source, examples, unseen in sets
+        if unseen is not None
+    )
+
+
+def _trained_on(current: Run) -> dict[str, object]:
+    """What scores of summaries depend on beside: the summaries that training has had."""
+    return {"trained_on": data_identity(current.config.data.train)} if current.config.task == "summarization" else {}
 
 
 def baseline_notes(current: Run, split: Literal["validation", "test"] = "validation") -> tuple[str, ...]:
@@ -119,7 +152,12 @@ def baseline_notes(current: Run, split: Literal["validation", "test"] = "validat
         encoder = None if current.config.warm_start is None else checkpoint.load(current.config.model, auto_class=AutoModel)
         return {"lines": [line for source in sources for line in _baselines(current, source, encoder)]}
 
-    inputs = {"data": data_identity(sources), "model": model_identity(current.config.model), "length": current.config.max_length}
+    inputs = {
+        "data": data_identity(sources),
+        "model": model_identity(current.config.model),
+        "length": current.config.max_length,
+        **_trained_on(current),
+    }
     return tuple(current.stages.get(f"baselines/{split}", inputs, make).details["lines"])
 
 
@@ -129,12 +167,16 @@ def _baselines(current: Run, source: DataSource, encoder: PreTrainedModel | None
     predictions = {FIRST: first_sentences(documents)}
     if encoder is not None:
         predictions[MOST_SIMILAR] = most_similar_sentences(documents, encoder, current.tokenizer, max_length=current.config.max_length)
-    return [_baseline_line(name, evaluated, examples, source) for name, evaluated in predictions.items()]
+    unseen = current.unseen(examples)
+    lines = []
+    for name, written in predictions.items():
+        found = evaluation_of(written, rouge(written, examples), examples, dataset=source_name(source), split=source.split)
+        evaluations = [found, rescored(found, unseen, split=unseen_split(source))] if unseen else [found]
+        lines += [_baseline_line(name, evaluation) for evaluation in evaluations]
+    return lines
 
 
-def _baseline_line(name: str, predictions: Sequence[str], examples: Sequence[SummaryExample], source: DataSource) -> str:
-    scores = rouge(predictions, examples)
-    found = evaluation_of(predictions, scores, examples, dataset=source_name(source), split=source.split)
+def _baseline_line(name: str, found: Evaluation) -> str:
     values = ", ".join(f"{metric_name(metric.name)} {metric.value:.2f} ({metric.low:.2f} to {metric.high:.2f})" for metric in found.metrics)
     return f"Baseline on {found.dataset}, {found.split}, {name} of the document: {values}."
 

@@ -11,7 +11,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning import checkpoint
 from pruning.config import DataSource, RunConfig, TrainConfig, chosen
-from pruning.data import Example, check_sources, find_file, load_examples, source_name, without_documents
+from pruning.data import (
+    Example,
+    SummaryExample,
+    check_sources,
+    find_file,
+    load_examples,
+    source_name,
+    unseen_summaries,
+    without_documents,
+)
 from pruning.stages import Stages
 from pruning.tasks import task_named
 from pruning.tasks.base import Feature, Task
@@ -68,6 +77,21 @@ class Run:
     def _held_out(self) -> list[Example]:
         data = self.config.data
         return self.examples((*data.validation, *data.test)) if self.config.task == "summarization" else []
+
+    def unseen(self, examples: Sequence[Example]) -> list[SummaryExample] | None:
+        """Of documents to evaluate on, those with a summary that no training document has, and only such summaries.
+
+        None where that leaves nothing out, and for other tasks.
+        """
+        found = unseen_summaries(examples, self._training_summaries)
+        before = sum(len(each.summaries) for each in examples if isinstance(each, SummaryExample))
+        return None if sum(len(each.summaries) for each in found) == before else found
+
+    @cached_property
+    def _training_summaries(self) -> list[Example]:
+        """Examples of the training data that has summaries of its own."""
+        sources = [source for source in self.config.data.train if source.copy_target is None]
+        return self.examples(sources) if self.config.task == "summarization" else []
 
     def features(self, examples: Sequence[Example]) -> list[Feature]:
         """Their tokenised rows."""

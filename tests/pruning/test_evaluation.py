@@ -2,13 +2,14 @@
 
 import random
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pruning.data import AnswerSpan, QuestionExample, SummaryExample, TextExample
 from pruning.errors import DataError
-from pruning.evaluation import Evaluation, best_null_threshold, evaluate, paired_difference
+from pruning.evaluation import Evaluation, best_null_threshold, evaluate, evaluation_of, paired_difference, rescored, rouge
 from service.artifact import Counts, GenerationInfo, Golden, LayerShape, Macs, Manifest
 from service.errors import RequestError
 from service.tasks.classify import ClassifyResponse, LabelScore
@@ -183,6 +184,20 @@ def test_examples_that_do_not_fit_the_task_are_refused(examples):
     """No examples, or questions for a classifier, are one line."""
     with pytest.raises(DataError, match="tiny/compact is for text-classification"):
         _run(FakeClassifier(), examples)
+
+
+def test_summaries_are_scored_again_against_others():
+    """The same predictions, of some of the documents, against the summaries given; a document that was not evaluated is refused."""
+    examples = [SummaryExample("a", "x", ("a good dog", "the sea")), SummaryExample("b", "y", ("a cat",))]
+    whole = evaluation_of(["a good dog", "the end"], rouge(["a good dog", "the end"], examples), examples, dataset="d", split="validation")
+
+    found = rescored(whole, [replace(examples[0], summaries=("the sea",))], split="others")
+
+    assert found.predictions == ("a good dog",)
+    assert (_values(whole)["rougeL"], _values(found)["rougeL"]) == (50.0, 0.0)
+    assert {(metric.split, metric.examples) for metric in found.metrics} == {("others", 1)}
+    with pytest.raises(DataError, match="'c' was not evaluated"):
+        rescored(whole, [replace(examples[0], id="c")], split="others")
 
 
 def test_row_that_cannot_be_answered_is_named_and_stops_the_rest():

@@ -77,9 +77,10 @@ def rows_file(path: Path, columns: tuple[str, ...], labels: int) -> Path:
 
 
 def summaries_file(path: Path, subject: str) -> Path:
-    """Four documents with their summaries, under the names that the hub's columns and our files have."""
+    """Four documents with their summaries, under the names that the hub's columns and our files have; one summary names the subject."""
     texts = [f"the {subject} {i} is a good one at sea. The {subject} {i} is not a bad one at all. It is so." for i in range(4)]
     rows = [{"document": text, "article": text, "summaries": ["good dog"], "highlights": "good dog"} for text in texts]
+    rows[0]["summaries"] = ["good dog", f"good {subject} at sea"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 

@@ -1,6 +1,7 @@
 """Documents with summaries become rows for an encoder-decoder, whose losses are per token; a decoder learns to write them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from torch.testing import assert_close
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from pruning.config import DataSource, DistillationConfig, PseudoLabelsConfig, TrainConfig
-from pruning.data import SummaryExample, check_sources, load_source, without_documents
+from pruning.data import SummaryExample, check_sources, load_source, unseen_summaries, without_documents
 from pruning.distillation import Teacher, soft_cross_entropy, token_losses
 from pruning.errors import ConfigError, DataError
 from pruning.evaluation import rouge
@@ -105,6 +106,17 @@ def test_passages_of_held_out_documents_are_left_out(first: int, left: int):
     held_out = SummaryExample("9", " ".join(words[:50] + words[-4:]), ("x",))
     document = " ".join(["other", "text", *(words[first : first + 24] or ["and", "nothing"]), *words[-4:]])
     assert len(without_documents([SummaryExample("1", document, ("y",))], [held_out])) == left
+
+
+def test_summaries_of_training_documents_are_left_out():
+    """A summary that differs from a training document's in case and signs alone has been seen; documents keep the others, or go."""
+    trained = [SummaryExample("1", "x", ("A good dog!", "the end"))]
+    examples = [
+        SummaryExample("2", "y", ("a GOOD dog", "a dog")),
+        SummaryExample("3", "z", ("The end.",)),
+        SummaryExample("4", "w", ("end",)),
+    ]
+    assert unseen_summaries(examples, trained) == [replace(examples[0], summaries=("a dog",)), examples[2]]
 
 
 def test_rows_begin_with_the_start_and_end_with_the_end(tiny_tokenizer: BertTokenizerFast):

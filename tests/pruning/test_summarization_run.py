@@ -20,6 +20,7 @@ from pruning.latency import predicted_speedup
 from pruning.pipeline import run
 from pruning.publishing import publish
 from pruning.report import RunReport, read_report
+from pruning.results import UNSEEN
 from pruning.run import Run
 from pruning.run_comparison import compare_runs, to_text
 from pruning.stages import Stages
@@ -137,7 +138,21 @@ def test_the_report_has_scores_and_the_speed_of_generation(finished: tuple[RunRe
     assert [each.sequence_length for each in (target.measured("structural"), target.measured("total")) if each] == [16, 16]
     assert len(target.layers) == len(report.dense.layers) == 4 + 2 * 2
     assert any("6 tokens with 2 beams" in note for note in report.notes)
-    assert sum(note.startswith("Baseline on") for note in report.notes) == 4
+    assert sum(note.startswith("Baseline on") for note in report.notes) == 2 * 2 * 2
+
+
+def test_summaries_that_training_has_had_are_scored_apart(finished: tuple[RunReport, Path]) -> None:
+    """One summary of five is not that of a training document: its document is scored again against it alone, for every artifact."""
+    report, _ = finished
+    for variant in (*report.dense.variants, *report.targets[0].variants):
+        examples = {(metric.dataset, metric.split): metric.examples for metric in variant.metrics}
+        assert {key: examples[key] for key in examples if key[0] == "headlines"} == {
+            ("headlines", "validation"): 4,
+            ("headlines", "validation, unseen summaries"): 1,
+        }
+    assert any(
+        note.startswith("headlines, validation, unseen summaries: 1 of the 5 summaries, of 1 of the 4 docu") for note in report.notes
+    )
 
 
 def test_a_second_run_makes_nothing_again(config: RunConfig, finished: tuple[RunReport, Path], tmp_path: Path) -> None:
@@ -155,7 +170,9 @@ def test_it_is_published_with_what_it_writes(config: RunConfig, finished: tuple[
     assert shown.count("→") == 8
     for variant in ("dense", "compact", "compact-int8"):
         manifest = read_manifest(tmp_path / "models" / variant)
-        assert {metric.split for metric in manifest.metrics} == {"validation", "test"}
+        assert {metric.split for metric in manifest.metrics} == {
+            f"{split}{part}" for split in ("validation", "test") for part in ("", f", {UNSEEN}")
+        }
 
 
 def test_the_commands_know_generation(
