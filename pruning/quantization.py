@@ -31,8 +31,8 @@ from pruning.fusion import fuse_qkv
 from pruning.quantizers import linear_layers, with_fixed_ranges
 from pruning.seq2seq_artifact import golden as generating_golden
 from pruning.seq2seq_artifact import sessions
-from pruning.seq2seq_quantization import SHARED_NAME, load_graphs, quantize_graphs
-from pruning.shared_weights import share_between
+from pruning.seq2seq_quantization import load_graphs, quantize_graphs
+from pruning.shared_weights import store_table_apart
 from pruning.smoothing import smooth
 from pruning.storage import written
 from service.artifact import (
@@ -55,6 +55,8 @@ from service.runtime.onnx import OnnxSession
 
 Outputs = Mapping[str, Array]
 
+TABLE_NAME = "embeddings-int8.safetensors"
+"""Of the largest embedding table of an 8-bit variant, which models that came from the same pretrained one have in common."""
 GOLDEN_TOLERANCE = 0.05
 """Of the largest golden output: the integers are the same everywhere, but fp32 rounds a little differently before each quantization,
 and a code that falls the other way moves the outputs by up to a few hundredths."""
@@ -195,8 +197,7 @@ def quantize_artifact(
         for name in above.files:
             if name not in _LEFT_BEHIND and not name.endswith(".safetensors"):
                 shutil.copyfile(source / name, partial / name)
-        if len(quantized) > 1:
-            share_between(list(quantized.values()), partial / SHARED_NAME)
+        store_table_apart(list(quantized.values()), partial / TABLE_NAME)
         for name, proto in quantized.items():
             onnx.save(proto, partial / name)
         manifest = _manifest(above, partial, scheme)

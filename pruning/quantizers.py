@@ -14,6 +14,8 @@ from pruning.calibration import Range
 
 NARROWEST_COLUMNS = 16
 SHORTEST_TABLE_ROWS = 64
+CODES, SCALES = ".int8", ".scale"
+"""What a table's name is followed by in those of its codes and of its scales."""
 
 
 class Table(NamedTuple):
@@ -101,7 +103,7 @@ def quantize_embeddings(model: onnx.ModelProto, tables: Mapping[str, Table] | No
 
 def store_table(model: onnx.ModelProto, name: str, table: Table) -> tuple[str, str]:
     """Add the codes and scales of a table, once, and give their names."""
-    codes, scales = f"{name}.int8", f"{name}.scale"
+    codes, scales = name + CODES, name + SCALES
     if codes not in onnx_graph.initializers(model):
         onnx_graph.add_initializer(model, codes, table.codes)
         onnx_graph.add_initializer(model, scales, table.scales)
@@ -134,8 +136,8 @@ def _lookup(gather: onnx.NodeProto, table: str) -> list[onnx.NodeProto]:
     codes, floats, scales = (f"{gather.output[0]}.{part}" for part in ("codes", "floats", "scales"))
     rows = gather.input[1]
     return [
-        onnx.helper.make_node("Gather", [f"{table}.int8", rows], [codes], f"{gather.name}/codes", axis=0),
+        onnx.helper.make_node("Gather", [table + CODES, rows], [codes], f"{gather.name}/codes", axis=0),
         onnx.helper.make_node("Cast", [codes], [floats], f"{gather.name}/Cast", to=TensorProto.FLOAT),
-        onnx.helper.make_node("Gather", [f"{table}.scale", rows], [scales], f"{gather.name}/scales", axis=0),
+        onnx.helper.make_node("Gather", [table + SCALES, rows], [scales], f"{gather.name}/scales", axis=0),
         onnx.helper.make_node("Mul", [floats, scales], [gather.output[0]], f"{gather.name}/Mul"),
     ]

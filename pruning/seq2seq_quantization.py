@@ -1,7 +1,7 @@
 """The graphs of an encoder-decoder in 8 bits: the encoder as every encoder, the decoder with a scale per row.
 
 A table has one set of codes for all that reads it, embeddings of encoder and decoder and the language-model head: they are the head's,
-whose scale per output is the table's scale per row. Codes that both graphs read are in one file beside them.
+whose scale per output is the table's scale per row.
 """
 
 from pathlib import Path
@@ -15,8 +15,6 @@ from pruning.quantizers import SHORTEST_TABLE_ROWS, Table, quantize_symmetric, s
 from pruning.seq2seq_export import Seq2SeqGraphs
 from pruning.shared_weights import embed
 from service.artifact import DECODER_GRAPH_NAME, ENCODER_GRAPH_NAME
-
-SHARED_NAME = "model-shared.safetensors"
 
 
 def load_graphs(folder: Path) -> Seq2SeqGraphs:

@@ -3,7 +3,7 @@
 The graph of a `dense` or `compact` artifact keeps its large weights in the checkpoint's fp16 safetensors shards, as ONNX external
 data by byte offset. Behind each stands a Cast to fp32, and a Transpose where torch stores [out, in] and the graph multiplies by
 [in, out]; the runtime folds both when it loads the graph. `embed` turns such a graph back into one that holds fp32 weights itself.
-`share_between` does the same for graphs without a checkpoint: what several of them hold goes into one file.
+`store_table_apart` gives the embeddings of graphs in 8 bits a file of their own.
 """
 
 import copy
@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from pruning import onnx_graph
 from pruning.checkpoint import READABLE
+from pruning.quantizers import CODES, SCALES
 
 SMALLEST_BYTES = 1024
 _STORED = ".fp16"
@@ -66,23 +67,29 @@ def point_to_shards(proto: onnx.ModelProto, folder: Path) -> None:
     onnx_graph.insert_in_front(proto, nodes)
 
 
-def share_between(graphs: Sequence[onnx.ModelProto], path: Path) -> None:
-    """Move the large initializers that all graphs have, under one name, into one safetensors file beside them, in place.
+def store_table_apart(graphs: Sequence[onnx.ModelProto], path: Path) -> None:
+    """Move the largest table in 8 bits, codes and scales, out of all graphs that have it into one safetensors file beside them, in place.
 
-    Where there are none, no file is written.
+    The file says nothing of the graphs, so that models whose embeddings are the same have the same file. Where there is no such table, no
+    file is written.
     """
     weights = [onnx_graph.initializers(graph) for graph in graphs]
-    common = [name for name in weights[0] if all(name in others and _equal(weights[0][name], others[name]) for others in weights[1:])]
-    arrays = {name: numpy_helper.to_array(weights[0][name]) for name in common}
-    shared = {name: np.ascontiguousarray(values) for name, values in arrays.items() if values.nbytes >= SMALLEST_BYTES}
-    if not shared:
+    tables = {name: tensors for tensors in reversed(weights) for name in _tables(tensors)}
+    if not tables:
         return
-    save_file(shared, path)
+    largest = max(tables, key=lambda name: tables[name][name + CODES].dims[0])
+    parts = {part: tables[largest][largest + part] for part in (CODES, SCALES)}
+    holders = [
+        tensors
+        for tensors in weights
+        if largest in _tables(tensors) and all(_equal(tensors[largest + part], parts[part]) for part in parts)
+    ]
+    save_file({part.removeprefix("."): np.ascontiguousarray(numpy_helper.to_array(tensor)) for part, tensor in parts.items()}, path)
     path.chmod(READABLE)
     stored = dict(_shard(path))
-    for tensors in weights:
-        for name in shared:
-            tensors[name].CopyFrom(_external(name, stored[name]))
+    for tensors in holders:
+        for part in parts:
+            tensors[largest + part].CopyFrom(_external(largest + part, stored[part.removeprefix(".")]))
 
 
 def embed(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -104,6 +111,12 @@ def embed(proto: onnx.ModelProto) -> onnx.ModelProto:
                 whole.graph.node.remove(last)
             whole.graph.initializer[index].CopyFrom(numpy_helper.from_array(np.asarray(values, order="C"), last.output[0]))
     return whole
+
+
+def _tables(tensors: Mapping[str, TensorProto]) -> list[str]:
+    """Names of tables in 8 bits with a scale for each row."""
+    named = [name.removesuffix(CODES) for name in tensors if name.endswith(CODES) and tensors[name].ByteSize() >= SMALLEST_BYTES]
+    return [name for name in named if name + SCALES in tensors and list(tensors[name + SCALES].dims) == [tensors[name + CODES].dims[0], 1]]
 
 
 def _equal(one: TensorProto, other: TensorProto) -> bool:

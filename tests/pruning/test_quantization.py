@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
@@ -17,6 +18,7 @@ from pruning.errors import ConfigError
 from pruning.export import export_artifact, to_onnx
 from pruning.fusion import fuse_qkv
 from pruning.quantization import (
+    TABLE_NAME,
     compare_schemes,
     output_error,
     quantize_artifact,
@@ -27,7 +29,7 @@ from pruning.quantization import (
     to_fp16,
     worst_layers,
 )
-from pruning.quantizers import linear_layers, quantize_embeddings, quantize_symmetric, quantize_weight
+from pruning.quantizers import SHORTEST_TABLE_ROWS, linear_layers, quantize_embeddings, quantize_symmetric, quantize_weight
 from service.artifact import read_manifest, revision
 from service.errors import ArtifactError
 from service.model import GRAPH_NAME, Model
@@ -243,8 +245,9 @@ def test_fp16_is_close_and_keeps_its_signature(task: str):
 
 @pytest.fixture
 def compact_artifact(tiny_tokenizer: BertTokenizerFast, tmp_path: Path) -> Path:
-    """An exported compact artifact."""
+    """An exported compact artifact, with a table that is long enough for 8 bits."""
     model = pruned("bert", "text-classification", seed=3)
+    model.resize_token_embeddings(SHORTEST_TABLE_ROWS)
     export_artifact(model, tiny_tokenizer, tmp_path / "compact", spec=spec_of(model, "text-classification"))
     return tmp_path / "compact"
 
@@ -261,14 +264,29 @@ def test_quantized_artifact_loads(compact_artifact: Path, scheme: str, precision
 
 
 def test_quantized_artifact_holds_its_weights(compact_artifact: Path, tmp_path: Path):
-    """One graph, the tokenizer and the config; no shard and no checkpoint that torch could mistake for one."""
+    """One graph and a table, the tokenizer and the config; no shard and no checkpoint that torch could mistake for one."""
     quantize_artifact(compact_artifact, tmp_path / "compact-int8", fuse=True)
     names = {path.name for path in (tmp_path / "compact-int8").iterdir()}
     assert {GRAPH_NAME, "tokenizer.json", "config.json", "manifest.json"} <= names
     assert not names & {checkpoint.EMBEDDINGS_NAME, checkpoint.ENCODER_NAME, checkpoint.MANIFEST_NAME, checkpoint.INDEX_NAME}
     graph = onnx.load(tmp_path / "compact-int8" / GRAPH_NAME, load_external_data=False)
-    assert not any(tensor.external_data for tensor in graph.graph.initializer)
+    table = "bert.embeddings.word_embeddings.weight"
+    assert {tensor.name for tensor in graph.graph.initializer if tensor.external_data} == {f"{table}.int8", f"{table}.scale"}
     assert {node.domain for node in graph.graph.node} <= KNOWN_DOMAINS
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+def test_models_with_the_same_embeddings_have_the_same_table(family: str, tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
+    """Whatever family, task and shape models are of, the largest table that they share is the same file, byte for byte, and they load."""
+    rows, files = torch.randn(SHORTEST_TABLE_ROWS, 32), []
+    for model, task in ((pruned("bert", TASK_NAMES[0], seed=3), TASK_NAMES[0]), (pruned(family, TASK_NAMES[1], seed=4), TASK_NAMES[1])):
+        model.resize_token_embeddings(len(rows))
+        model.get_input_embeddings().weight = torch.nn.Parameter(rows)
+        export_artifact(model, tiny_tokenizer, tmp_path / task / "compact", spec=spec_of(model, task))
+        quantize_artifact(tmp_path / task / "compact", tmp_path / task / "compact-int8")
+        Model.load(tmp_path / task / "compact-int8")
+        files.append((tmp_path / task / "compact-int8" / TABLE_NAME).read_bytes())
+    assert files[0] == files[1]
 
 
 def test_fp16_artifact_keeps_its_variant(compact_artifact: Path, tmp_path: Path):

@@ -13,11 +13,11 @@ from onnx import numpy_helper
 from pruning import onnx_graph
 from pruning.dynamic_quantization import head_table, quantize_rows
 from pruning.errors import ConfigError
-from pruning.quantization import quantize_artifact
+from pruning.quantization import TABLE_NAME, quantize_artifact
 from pruning.quantizers import SHORTEST_TABLE_ROWS
 from pruning.seq2seq_artifact import sessions, special_tokens
 from pruning.seq2seq_export import Seq2SeqGraphs, to_onnx
-from pruning.seq2seq_quantization import SHARED_NAME, load_graphs, quantize_graphs
+from pruning.seq2seq_quantization import load_graphs, quantize_graphs
 from service.artifact import DECODER_GRAPH_NAME, ENCODER_GRAPH_NAME, read_manifest, verify_files
 from service.errors import ArtifactError
 from service.generation import EncoderDecoder, Engine, GenerationSettings, generate
@@ -192,17 +192,17 @@ def test_quantized_artifact_is_whole(artifacts):
     check_golden(*sessions(folder), manifest.golden, folder)
     assert (manifest.variant, manifest.precision, manifest.generation) == ("compact-int8", "int8", above.generation)
     assert "checkpoint.json" not in manifest.files
-    assert not {name for name in manifest.files if name.endswith(".safetensors")} - {SHARED_NAME}
+    assert not {name for name in manifest.files if name.endswith(".safetensors")} - {TABLE_NAME}
 
 
 def test_no_table_is_stored_twice(artifacts):
-    """What both graphs read is in one file; no graph holds a large fp32 weight, or one set of codes twice."""
+    """The largest table is in a file of its own, whether both graphs read it; none holds a large fp32 weight, or one set of codes twice."""
     _, folder = artifacts
     loaded = [onnx.load(folder / name, load_external_data=False).graph.initializer for name in (ENCODER_GRAPH_NAME, DECODER_GRAPH_NAME)]
     outside = [{t.name for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL} for tensors in loaded]
     inside = [t for tensors in loaded for t in tensors if t.data_location != onnx.TensorProto.EXTERNAL]
-    assert outside[0] == outside[1]
-    assert bool(outside[0]) == (SHARED_NAME in read_manifest(folder).files)
+    assert outside[0] == {"model.shared.weight.int8", "model.shared.weight.scale"}
+    assert outside[1] in (outside[0], set())
     assert not [
         t.name for t in inside if t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) > 300 and t.dims[0] >= SHORTEST_TABLE_ROWS
     ]
