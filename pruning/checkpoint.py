@@ -2,7 +2,8 @@
 
     config.json                    of the dense model, but for the number of layers
     checkpoint.json                `CheckpointManifest`: what each layer has left
-    model-embeddings.safetensors   the embedding tables alone, so that models with the same frozen ones share the file's bytes
+    model-embeddings.safetensors   the embedding tables alone, so that models with the same frozen ones share the file's bytes; rows of
+                                 them that a reduced output side keeps are with the other weights
     model-encoder.safetensors      everything else
     model.safetensors.index.json   for `from_pretrained`, which can read the folder while nothing is removed
     generation_config.json         of a model that generates
@@ -42,7 +43,7 @@ from pruning.families import AttentionBlock, family_of
 from pruning.families.editing import DENSE_LAYERS_FIELD, dense_decoder_layers, dense_layers, listed_layers
 from pruning.storage import written
 from pruning.structure import embedding_tables, shapes
-from pruning.vocabulary import input_vocabulary, separate_tables
+from pruning.vocabulary import input_vocabulary, reduced_table, separate_tables
 from service.artifact import LayerShape
 from service.errors import SecateurError
 from service.model import TOKENIZER_NAME
@@ -93,7 +94,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, fold
 def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path, *, dtype: torch.dtype) -> None:
     """`save` into a folder that exists, for a caller that adds files of its own before the folder is moved into its place."""
     weights = _rounded(_own_weights(model), dtype)
-    tables = {f"{name}.weight" for name in embedding_tables(model)}
+    tables = {f"{name}.weight" for name, table in embedding_tables(model).items() if table is not reduced_table(model)}
     shards = {
         EMBEDDINGS_NAME: {name: weights[name] for name in weights if name in tables},
         ENCODER_NAME: {name: weights[name] for name in weights if name not in tables},

@@ -102,6 +102,11 @@ def input_vocabulary(model: PreTrainedModel) -> int | None:
     return int(model.get_input_embeddings().num_embeddings) if hasattr(model, OUTPUT_IDS) else None
 
 
+def reduced_table(model: PreTrainedModel) -> nn.Embedding | None:
+    """The decoder's table of a reduced model; None for a model that is not reduced."""
+    return _tables(model)[1] if hasattr(model, OUTPUT_IDS) else None
+
+
 def separate_tables(model: PreTrainedModel, tokens: int) -> None:
     """Make room in a new model of a reduced config, in place: a table of `tokens` rows for the encoder, and its buffer of ids."""
     encoder_table, decoder_table, head = _tables(model)

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import BartForConditionalGeneration, PreTrainedTokenizerFast
 
-from pruning.checkpoint import load, save
+from pruning.checkpoint import EMBEDDINGS_NAME, load, save
 from pruning.compaction import compact
 from pruning.errors import ConfigError, DataError, UnsupportedModelError
 from pruning.structure import density, parameters
@@ -183,6 +183,14 @@ def test_reduced_model_is_saved_and_loaded(tmp_path: Path, prune_first: bool):
     assert output_vocabulary(loaded, byte_tokenizer()) == vocabulary
     batch = random_batch("roberta", vocabulary=300)
     assert torch.equal(loaded.generate(**batch, num_beams=2, max_new_tokens=5), small.generate(**batch, num_beams=2, max_new_tokens=5))
+
+
+def test_reduced_model_shares_the_file_of_embeddings(tmp_path: Path):
+    """What the encoder reads by is as it was, byte for byte; the rows that the decoder keeps are with the other weights."""
+    dense, small, _ = reduced()
+    for name, model in (("dense", dense), ("small", small)):
+        save(model, None, tmp_path / name)
+    assert (tmp_path / "dense" / EMBEDDINGS_NAME).read_bytes() == (tmp_path / "small" / EMBEDDINGS_NAME).read_bytes()
 
 
 def test_dense_model_has_no_output_vocabulary_of_its_own():
