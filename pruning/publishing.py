@@ -50,6 +50,7 @@ def publish(current: Run, target: str, output: Path) -> Path:
             update_manifest(partial, metrics=[*read_manifest(partial).metrics, *metrics])
     manifests = {variant: read_manifest(output / variant) for variant in folders}
     notes = (
+        *current.config.notes,
         *unseen_notes(current),
         *unseen_notes(current, "test"),
         *baseline_notes(current),

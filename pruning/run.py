@@ -132,7 +132,7 @@ def generation_identity(config: RunConfig) -> dict[str, Any]:
     """What stages of a task that generates depend on beside; nothing for others."""
     if config.task not in GENERATING_TASKS:
         return {}
-    held_out = data_identity((*config.data.validation, *config.data.test))
+    held_out = data_identity(sorted((*config.data.validation, *config.data.test), key=lambda source: source_name(source).casefold()))
     return {
         "target_length": config.target_length,
         "warm_start": chosen(config.warm_start) if config.warm_start else None,
