@@ -50,17 +50,21 @@ class OutputVocabulary:
         return [index for token in tokenizer_ids for index in self.spellings[token]]
 
 
-def keep_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], keep: int) -> OutputVocabulary:
+def keep_vocabulary(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], keep: int, *, others: Sequence[str] = ()
+) -> OutputVocabulary:
     """Reduce the output side of `model`, in place, to `keep` tokens.
 
-    Special tokens stay, and what it takes to spell every token there is; then the tokens that are most frequent in `texts`. Special
-    tokens keep their ids as far as these fit. Logits of the tokens that stay are what they were.
+    Special tokens stay, and what it takes to spell every token there is; then the tokens that are most frequent in `texts`, and after
+    all of these the most frequent in `others`. Special tokens keep their ids as far as these fit. Logits of the tokens that stay are
+    what they were.
 
     Args:
         model: An encoder-decoder whose embeddings and head are one table.
         tokenizer: A fast one, of byte-level BPE or WordPiece.
         texts: Targets.
         keep: How many tokens stay.
+        others: Texts of less weight, for what is left of `keep`.
 
     Raises:
         ConfigError: more tokens have to stay than `keep`, or there are not as many.
@@ -68,7 +72,7 @@ def keep_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, 
         UnsupportedModelError: the model's tables or the tokenizer are of another kind.
     """
     _check_model(model)
-    chosen = choose_tokens(tokenizer, texts, keep, special=_special_ids(model, tokenizer))
+    chosen = choose_tokens(tokenizer, texts, keep, others=others, special=_special_ids(model, tokenizer))
     if max(chosen) >= model.config.vocab_size:
         raise ConfigError(f"the tokenizer has token {max(chosen)}, the model {model.config.vocab_size}: they do not belong together")
     _reduce(model, torch.tensor(chosen, device=model.device))
@@ -81,7 +85,9 @@ def output_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
     return None if ids is None else _vocabulary(tokenizer, ids.tolist())
 
 
-def choose_tokens(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], keep: int, *, special: Collection[int]) -> list[int]:
+def choose_tokens(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], keep: int, *, others: Sequence[str] = (), special: Collection[int]
+) -> list[int]:
     """The tokenizer's ids that stay, in the order of their output ids; see `keep_vocabulary`."""
     if not texts:
         raise DataError("no target texts: nothing says which tokens are used; give some")
@@ -92,9 +98,14 @@ def choose_tokens(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], keep
         raise ConfigError(
             f"cannot keep {keep} of {len(known)} tokens: {len(needed)} have to stay, special tokens and what all others are spelled in"
         )
-    used = Counter(token for row in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] for token in row)
-    by_use = sorted(known - needed, key=lambda token: (-used[token], token))
+    used, beside = _counted(tokenizer, texts), _counted(tokenizer, others)
+    by_use = sorted(known - needed, key=lambda token: (-used[token], -beside[token], token))
     return _in_order(needed | set(by_use[: keep - len(needed)]), fixed=special)
+
+
+def _counted(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Counter[int]:
+    rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    return Counter(token for row in rows for token in row)
 
 
 def input_vocabulary(model: PreTrainedModel) -> int | None:

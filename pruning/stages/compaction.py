@@ -1,6 +1,6 @@
 """The stages that make a masked model smaller: what is zero leaves, then tokens to choose from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 
 from pruning import checkpoint
 from pruning.compaction import compact
+from pruning.config import DataSource
 from pruning.data import SummaryExample
 from pruning.run import Run, data_identity, generation_identity
 from pruning.stages.store import StageRecord
@@ -27,15 +28,29 @@ def compact_stage(current: Run, label: str, masked: StageRecord) -> StageRecord:
 
 
 def reduce_vocabulary(current: Run, label: str, small: StageRecord, *, keep: int) -> StageRecord:
-    """The compact model with fewer tokens to choose from: those that the summaries it was trained on use, and what spells the rest."""
+    """The compact model with fewer tokens to choose from, and what spells the rest.
+
+    They are those that the summaries of the last training stage use, then those of earlier stages: texts to copy from come in numbers
+    that would leave out words of the task.
+    """
 
     def make(folder: Path) -> Mapping[str, Any]:
         model = current.load(small.name)
-        examples = current.training_examples(current.config.data.train)
-        texts = [summary for each in examples if isinstance(each, SummaryExample) for summary in each.summaries]
-        keep_vocabulary(model, current.tokenizer, texts, keep)
+        last, every = _summaries(current, current.last_training), _summaries(current, current.config.data.train)
+        keep_vocabulary(model, current.tokenizer, last, keep, others=every)
         checkpoint.write(model, current.tokenizer, folder, dtype=torch.float32)
         return {"outputs": keep}
 
-    inputs = {"compact": small.key, "keep": keep, "data": data_identity(current.config.data.train), **generation_identity(current.config)}
+    inputs = {
+        "compact": small.key,
+        "keep": keep,
+        "data": data_identity(current.config.data.train),
+        "last": data_identity(current.last_training),
+        **generation_identity(current.config),
+    }
     return current.stages.get(f"checkpoints/{label}/reduced", inputs, make)
+
+
+def _summaries(current: Run, sources: Sequence[DataSource]) -> list[str]:
+    examples = current.training_examples(sources)
+    return [summary for each in examples if isinstance(each, SummaryExample) for summary in each.summaries]

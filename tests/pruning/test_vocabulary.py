@@ -164,6 +164,18 @@ def test_tokens_that_targets_use_most_stay():
     assert ids["Ġmodel"] in choose_tokens(tokenizer, texts, needed + 1, special=tokenizer.all_special_ids)
 
 
+def test_tokens_of_other_texts_come_after_those_of_targets():
+    """However often other texts use a token, one that a target uses stays before it; then the most frequent of the others."""
+    tokenizer = byte_tokenizer()
+    ids, special = tokenizer.get_vocab(), tokenizer.all_special_ids
+    longer = [token for token in tokenizer("the")["input_ids"] if len(tokenizer.convert_ids_to_tokens(token)) > 1]
+    others = ["model model " * 9, "zebra"]
+    first = 256 + 5 + len(longer)
+    assert set(longer) <= set(choose_tokens(tokenizer, ["the"], first, others=others, special=special))
+    assert ids["Ġmodel"] not in choose_tokens(tokenizer, ["the"], first, others=others, special=special)
+    assert ids["Ġmodel"] in choose_tokens(tokenizer, ["the"], first + 1, others=others, special=special)
+
+
 @pytest.mark.parametrize("prune_first", [True, False])
 def test_reduced_model_is_saved_and_loaded(tmp_path: Path, prune_first: bool):
     """Tables, head, ids and tokens come back as they were, before and after compaction."""
