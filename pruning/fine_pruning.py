@@ -90,7 +90,7 @@ def fine_prune(
         NothingPrunedError: every gate is open in the end.
     """
     steps = steps_of(config.train, len(features))
-    schedule = Schedule(steps, warmup=round(config.warmup * steps), cooldown=round(config.cooldown * steps))
+    schedule = Schedule(steps, warmup=int(config.warmup * steps), cooldown=int(config.cooldown * steps))
     masks = attach(model, config.granularity, method_of(config.method), protected=protected)
     goal = config.density if target is None else target
     pruner = Pruner(masks, schedule, left, goal, penalty_weights(config))
@@ -246,8 +246,8 @@ class Pruner:
         """Raise the threshold as the schedule says; now and then look at what is left, and change the penalty's weight."""
         self.level = threshold_at(self.schedule, step, end=self.masks.method.last_level)
         self.masks.close(self.level, step=step)
+        self.masks.close_idle_values()
         if step % self._interval == 0 and step > self.schedule.warmup:
-            self.masks.close_idle_values()
             left = self._left()
             wanted = left if self.goal is None else wanted_at(self.schedule.progress(step), self.goal)
             if self.goal is not None:

@@ -13,7 +13,7 @@ from transformers import AutoModel, PreTrainedModel
 from pruning import checkpoint
 from pruning.analysis import summarise
 from pruning.baselines import FIRST, MOST_SIMILAR, first_sentences, most_similar_sentences
-from pruning.config import DataSource, GenerationTarget, RunConfig, Target, chosen, dump_config
+from pruning.config import DataSource, GenerationTarget, RunConfig, SpeedupTarget, Target, chosen, dump_config
 from pruning.data import SummaryExample, source_name
 from pruning.errors import ConfigError
 from pruning.evaluation import Evaluation, evaluate, evaluation_of, rescored, rouge
@@ -80,6 +80,7 @@ def report_on(current: Run, dense: Pair, targets: Sequence[FinishedTarget]) -> R
         notes=(
             *current.config.notes,
             *missed_notes(targets),
+            *slower_notes(targets, latency),
             *speed_notes(current),
             *layer_notes(_dense_manifest(current)),
             *unseen_notes(current),
@@ -236,6 +237,23 @@ def missed_notes(targets: Sequence[FinishedTarget]) -> tuple[str, ...]:
         "a finer granularity or a longer ramp comes nearer."
         for target, left in found
         if target is not None and left is not None and abs(left / goal_of(target) - 1) > TOLERANCE
+    )
+
+
+def slower_notes(targets: Sequence[FinishedTarget], latency: Mapping[str, Sequence[Latency]]) -> tuple[str, ...]:
+    """Which speed-ups were predicted and not measured."""
+    found = (
+        (each.target, structural)
+        for each in targets
+        if isinstance(each.target, SpeedupTarget | GenerationTarget)
+        for structural in latency[each.artifacts[each.target.precision == "int8"].name]
+        if structural.kind == "structural" and structural.sequence_length == length_of(each.target)
+    )
+    return tuple(
+        f"{target.label}: {target.speedup:g}x was asked for, and {structural.speedup:.2f}x ({structural.speedup_low:.2f} to "
+        f"{structural.speedup_high:.2f}) measured."
+        for target, structural in found
+        if structural.speedup < (1 - TOLERANCE) * target.speedup
     )
 
 

@@ -30,7 +30,7 @@ from pruning.latency import Condition
 from pruning.metrics import Interval, Scores, difference_interval, interval
 from pruning.pipeline import pruned_models
 from pruning.results import HEADLINES, layers_of, score
-from pruning.run import Run
+from pruning.run import Run, data_identity, model_identity
 from pruning.shrinking import shrunk
 from pruning.stages import Stages
 from pruning.stages.artifacts import export_stage
@@ -96,6 +96,7 @@ class Entry(_Part):
     name: str
     claims: tuple[str, ...] = ()
     settings: str = Field(description="What the recipe sets, as JSON; a run is done again when it changes.")
+    made_from: str = Field(default="", description="Stands for the data, the model and its teachers; a run is done again when it changes.")
     dataset: str
     metric: str
     scores: str = Field(description="What each example scored: 16-bit ten-thousandths, deflated, in base 64.")
@@ -191,12 +192,13 @@ def run_study(study: Study, folder: Path, ledger_path: Path, *, only: Sequence[s
         if only and run.name not in only and not set(run.claims) & set(only):
             continue
         config = study.config_of(run)
-        settings = json.dumps(chosen(config))
+        current = Run(config, Stages(folder / run.group))
+        settings, made_from = json.dumps(chosen(config)), _identity(current)
         found = ledger.find(run.name)
-        if found is not None and found.settings == settings:
+        if found is not None and (found.settings, found.made_from) == (settings, made_from):
             continue
         logger.info("run=%s", run.name)
-        entry = _entry(run, Run(config, Stages(folder / run.group)), settings)
+        entry = _entry(run, current).model_copy(update={"settings": settings, "made_from": made_from})
         ledger = ledger.having(entry)
         ledger.save(ledger_path)
         logger.info("run=%s %s %.2f", run.name, entry.metric, entry.value.value)
@@ -240,8 +242,20 @@ def _spread(found: Interval, form: str) -> str:
     return f"{found.value:{form}} ({found.low:{form}} to {found.high:{form}})"
 
 
-def _entry(run: StudyRun, current: Run, settings: str) -> Entry:
-    """Do one run."""
+def _identity(current: Run) -> str:
+    """What a run is made from beside its settings, in a few letters."""
+    config = current.config
+    trainings = (*config.train, config.recover, config.fine_prune and config.fine_prune.train)
+    teachers = {each.distillation.teacher for each in trainings if each and each.distillation} - {"dense"}
+    parts = (
+        data_identity((*config.data.train, *config.data.validation)),
+        *(model_identity(each) for each in (config.model, *sorted(teachers))),
+    )
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _entry(run: StudyRun, current: Run) -> Entry:
+    """Do one run; the caller adds what it was made from."""
     label = "".join(letter if letter.isalnum() else "-" for letter in run.name)
     pruning = hashlib.sha256(json.dumps([chosen(part) for part in _pruning(current.config)]).encode()).hexdigest()[:12]
     dense = train_dense(current)
@@ -265,11 +279,11 @@ def _entry(run: StudyRun, current: Run, settings: str) -> Entry:
     return Entry(
         name=run.name,
         claims=run.claims,
-        settings=settings,
+        settings="",
         dataset=f"{evaluation.dataset} {evaluation.split}",
         metric=metric,
         scores=_packed(evaluation.scores[metric]),
-        density=details.get("density", manifest.density),
+        density=manifest.density if current.config.recover and current.config.recover.fill else details.get("density", manifest.density),
         left=details.get("left", 1 / predicted if predicted else manifest.density),
         speedup=predicted,
         layers=layers_of(manifest),

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from pruning.config.base import Section
 from pruning.config.methods import MethodConfig, SoftMovementConfig
-from pruning.config.targets import Target
+from pruning.config.targets import DensityTarget, Target
 from pruning.config.training import TrainConfig
 
 
@@ -75,4 +75,19 @@ class FinePruneConfig(Section):
             raise ValueError(f"{self.method.name} keeps what its penalty leaves; give `targets` instead of `density`")
         if self.warmup + self.cooldown >= 1:
             raise ValueError("`warmup` and `cooldown` leave no steps to prune in; together they must be less than 1")
+        if self.train.patience is not None and self.cooldown == 0:
+            raise ValueError("`patience` compares models whose masks are final; give a `cooldown`, or no `patience`")
+        return self
+
+    @model_validator(mode="after")
+    def _can_get_there(self) -> "FinePruneConfig":
+        kinds = (self.granularity.attention, self.granularity.feed_forward)
+        by_weights = [isinstance(target, DensityTarget) for target in self.targets]
+        if set(kinds) <= {"element", None} and not all(by_weights):
+            raise ValueError("single weights leave no head and no neuron out, so nothing gets faster; give a `density`, or larger groups")
+        if self.rewind and not set(kinds) <= {"head", "neuron", None} and (any(by_weights) or self.density is not None):
+            raise ValueError(
+                "`rewind` protects heads and neurons whole, zeros inside them too, so a density is met with the granularity head and "
+                "neuron alone; give a speed-up, `macs` or `parameters`"
+            )
         return self

@@ -28,6 +28,7 @@ class Mask(nn.Module):
     """
 
     keep: Tensor
+    protected: Tensor | None
 
     def __init__(self, grid: Grid, weight: Tensor, *, initial: float | None, members: int | None = None) -> None:
         """All gates open.
@@ -43,7 +44,7 @@ class Mask(nn.Module):
         self.grid, self.members = grid, grid.size if members is None else members
         self.scores = None if initial is None else nn.Parameter(torch.full(shape, initial, device=weight.device))
         self.register_buffer("keep", torch.ones(shape, device=weight.device))
-        self.protected: Tensor | None = None
+        self.register_buffer("protected", None, persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The masked weight, `[out, in]`."""

@@ -1,7 +1,8 @@
 """Magnitude pruning: what is small goes (Han et al., 2015, arXiv:1506.02626; gradually, Zhu and Gupta, 2017, arXiv:1710.01878).
 
-A group ranks by its mean square, so that groups of different sizes can be compared: a head or a neuron by that of all its weights. A weight
-that is masked gets no gradient, but keeps its value, and comes back when others have become smaller.
+A group ranks by its mean square, so that groups of different sizes can be compared: a head or a neuron by that of all its weights. Where
+groups of the whole model are ranked together, each matrix counts in units of its own mean, so that none goes for being small alone. A
+weight that is masked gets no gradient, but keeps its value, and comes back when others have become smaller.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,8 @@ from torch import Tensor
 from pruning.config import MagnitudeConfig
 from pruning.granularity import Grid
 from pruning.methods.base import Mask, Steers, keep_best
+
+TINY = 1e-30
 
 
 class Magnitude:
@@ -30,7 +33,10 @@ class Magnitude:
     def close(self, masks: Sequence[Mask], magnitudes: Callable[[], Sequence[Tensor]], level: float, *, step: int) -> None:
         """See `PruningMethod`."""
         del step
-        keep_best(masks, magnitudes(), level, everywhere=self._everywhere)
+        ranks = magnitudes()
+        if self._everywhere:
+            ranks = [rank / rank.mean().clamp_min(TINY) for rank in ranks]
+        keep_best(masks, ranks, level, everywhere=self._everywhere)
 
     def penalty(self, mask: Mask) -> Tensor:
         """None."""

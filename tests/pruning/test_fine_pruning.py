@@ -13,7 +13,7 @@ from pruning.compaction import compact
 from pruning.config import DensityTarget, FinePruneConfig, L0Config, MacsTarget, SoftMovementConfig, Target, TrainConfig
 from pruning.errors import NothingPrunedError
 from pruning.fine_pruning import FinePruning, Pruner, fine_prune
-from pruning.masking import attach
+from pruning.masking import Masked, Masks, attach
 from pruning.methods import method_of
 from pruning.schedule import Schedule
 from pruning.structure import macs, parameters
@@ -46,6 +46,11 @@ def fine_pruned(model: PreTrainedModel, tokenizer: BertTokenizerFast, config: Fi
 def model_of(seed: int = 0) -> PreTrainedModel:
     """Tiny, with sizes that every granularity divides."""
     return tiny_model("bert", TASK.name, layers=2, intermediate=32, seed=seed)
+
+
+def masked_of(masks: Masks, layer: int) -> list[Masked]:
+    """The masks of one layer."""
+    return [each for each in masks.masked if each.layer == layer]
 
 
 @pytest.mark.parametrize("granularity", ["unstructured", "hybrid", "struct"])
@@ -106,6 +111,29 @@ def test_gates_close_a_few_at_each_step(method, monkeypatch):
     steepest = 3 * 0.9 / 240
     assert max(before - after for before, after in pairwise(found)) < 1.2 * steepest
     assert found[-1] == pytest.approx(0.1, rel=0.01)
+
+
+def test_values_without_queries_stay_closed_between_readings(monkeypatch):
+    """A head whose queries are gone has no values at any step of the ramp, and not only where what is left is read."""
+    monkeypatch.setattr(fine_pruning, "READINGS", 4)
+    model = model_of()
+    left = left_by_density(model)
+    masks = attach(model, GRANULARITIES["hybrid"], method_of(METHODS["soft movement"]))
+    query, value = (next(each.mask for each in masked_of(masks, 0) if each.part == part) for part in ("query", "value"))
+    pruner = Pruner(masks, Schedule(40, warmup=4, cooldown=12), left, 0.5, {})
+    with torch.no_grad():
+        query.scores.fill_(-9.0)
+    for step in range(8, 28):
+        pruner.before(step)
+        assert (float(query.keep.sum()), float(value.keep.sum())) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 7, 15])
+def test_few_steps_leave_a_ramp(steps, tiny_tokenizer, tmp_path):
+    """However few there are, warm-up and cool-down leave some of them to prune in."""
+    train = TRAIN.model_copy(update={"epochs": steps, "batch_size": 12})
+    config = config_for("magnitude", "struct", warmup=0.45, cooldown=0.5, train=train)
+    assert fine_pruned(model_of(), tiny_tokenizer, config, tmp_path).left == pytest.approx(0.5, abs=LARGEST_GROUP / 2)
 
 
 def test_the_penalty_follows_what_is_left(tiny_tokenizer, tmp_path):

@@ -11,9 +11,11 @@ from pruning.cli import main
 from pruning.config import ParametersTarget, RunConfig, SpeedupTarget, parse_config, with_speedups
 from pruning.errors import ConfigError, UnreachableTargetError
 from pruning.pipeline import run
+from pruning.results import FinishedTarget, slower_notes
+from pruning.stages.store import StageRecord
 from pruning.structure import parameters
 from pruning.targets import left_by
-from service.artifact import read_manifest
+from service.artifact import Latency, Machine, read_manifest
 from tests.pruning import helpers
 
 TEXTS = [("the good a b c", 1), ("bad the d e", 0), ("good good f", 1), ("the bad bad", 0)] * 3
@@ -93,15 +95,56 @@ def test_filling_uses_the_zeros_at_the_same_shape(content, tmp_path):
 
 
 def test_rewinding_keeps_what_was_left(content, tmp_path):
-    """The second time, from the weights of `model`, every head and neuron that the first left is left again, with no zero inside."""
-    run(config_from(content, rewind=True), tmp_path / "run")
+    """The second time, from the weights of `model`, every head and neuron that the first left is left again, and the target is met."""
+    target = {"macs": 0.4, "sequence_length": 8}
+    run(config_from(content, rewind=True, targets=[target]), tmp_path / "run")
     guide, masked = (
-        json.loads((tmp_path / "run" / ".stages" / f"checkpoints__density-0.4__{name}.json").read_text())["details"]["structure"]
+        json.loads(next((tmp_path / "run" / ".stages").glob(f"checkpoints__macs*__{name}.json")).read_text())["details"]
         for name in ("guide", "masked")
     )
-    for before, after in zip(guide, masked, strict=True):
+    for before, after in zip(guide["structure"], masked["structure"], strict=True):
         assert set(before["heads"]) <= set(after["heads"])
         assert set(before["neurons"]) <= set(after["neurons"])
+    assert masked["left"] == pytest.approx(guide["left"], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rewind": True}, "`rewind` protects heads and neurons whole"),
+        ({"granularity": {"attention": "element", "feed_forward": "element"}, "targets": [{"speedup": 2}]}, "nothing gets faster"),
+        ({"cooldown": 0, "train": {"epochs": 1, "patience": 2}}, "give a `cooldown`"),
+    ],
+)
+def test_what_cannot_be_met_is_refused_before_anything_is_trained(content, changes, said):
+    """One line says why."""
+    with pytest.raises(ConfigError, match=said):
+        config_from(content, **changes)
+
+
+def test_a_speed_up_that_was_not_measured_is_a_note():
+    """Whatever the table predicted, the report says what the artifact measured, where it is less than was asked for."""
+    target = SpeedupTarget(speedup=2.0, precision="int8", sequence_length=8)
+    records = [StageRecord(name=f"artifacts/x/{name}", key="", seconds=0.0, peak_memory_bytes=0, details={}) for name in ("fp32", "int8")]
+    finished = FinishedTarget(target, records[0], (records[0], records[1]), None)
+    machine = Machine(cpu="c", cores=1, isa=(), runtime="r")
+    latencies = {
+        value: Latency(
+            sequence_length=8,
+            callers=1,
+            latency_ms=1,
+            reference="r",
+            speedup=value,
+            speedup_low=value,
+            speedup_high=value,
+            kind="structural",
+            machine=machine,
+        )
+        for value in (1.5, 1.95)
+    }
+    slow, fast = ({record.name: (latency,) for record in records} for latency in latencies.values())
+    assert slower_notes([finished], slow) == (f"{target.label}: 2x was asked for, and 1.50x (1.50 to 1.50) measured.",)
+    assert slower_notes([finished], fast) == ()
 
 
 def test_without_a_target_the_penalty_decides(content, tmp_path):

@@ -174,6 +174,31 @@ def test_magnitude_of_heads_and_neurons_is_that_of_all_their_weights():
     assert all(bool(each.mask.keep.flatten()[-1]) for each in masks.masked)
 
 
+@torch.no_grad()
+def test_global_magnitude_does_not_depend_on_the_scale_of_a_matrix():
+    """Of two models that differ by a factor in one matrix the same weights stay."""
+    found = []
+    for factor in (1.0, 30.0):
+        model = tiny_model("bert", "text-classification", intermediate=32)
+        masks = attach(model, GRANULARITIES["unstructured"], method_of(MagnitudeConfig(scope="global")))
+        masks.masked[0].weight.mul_(factor)
+        masks.close(0.3, step=0)
+        found.append([each.mask.keep.clone() for each in masks.masked])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert masks.density() == pytest.approx(0.3, abs=0.01)
+
+
+def test_masks_move_to_a_device_whole():
+    """Scores, gates and what is protected are where the model is."""
+    model = tiny_model("bert", "text-classification", intermediate=32)
+    kept = tuple(LayerStructure(heads=(1,), neurons=(0, 5)) for _ in family_of(model).layers(model))
+    masks = attach(model, GRANULARITIES["hybrid"], method_of(METHODS["soft movement"]), protected=kept)
+    model.to("meta")
+    for each in masks.masked:
+        tensors = (each.mask.scores, each.mask.keep, each.mask.protected)
+        assert {tensor.device.type for tensor in tensors if tensor is not None} == {"meta"}
+
+
 @pytest.mark.parametrize("granularity", [name for name in GRANULARITIES if name != "feed-forward alone"])
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_protected_stays_whole(method, granularity):

@@ -77,6 +77,24 @@ def test_runs_are_done_once(file, tmp_path, monkeypatch):
     file.write_text(yaml.safe_dump(content))
     run_study(load_study(file), tmp_path / "runs", tmp_path / "ledger.json")
     assert done == ["a tenth"]
+    texts = Path(content["recipe"]["data"]["train"][0]["path"])
+    texts.write_text(texts.read_text().replace("good a b c", "good a b"))
+    run_study(load_study(file), tmp_path / "runs", tmp_path / "ledger.json")
+    assert done == ["a tenth", *(run["name"] for run in content["runs"])]
+
+
+def test_a_filled_model_is_listed_with_all_its_weights(file, tmp_path):
+    """Zeros that were revived count; without filling they do not."""
+    content = yaml.safe_load(file.read_text())
+    blocks = {"rows": 4, "columns": 4}
+    content["recipe"]["fine_prune"] |= {"granularity": {"attention": blocks, "feed_forward": "neuron"}}
+    recover = "{epochs: 1, batch_size: 4, precision: fp32%s}"
+    content["runs"] = [{"name": name, "set": [f"recover={recover % more}"]} for name, more in (("held", ""), ("filled", ", fill: true"))]
+    file.write_text(yaml.safe_dump(content))
+    held, filled = run_study(load_study(file), tmp_path / "runs", tmp_path / "ledger.json").entries
+    assert held.layers == filled.layers
+    assert held.density == pytest.approx(0.5, abs=0.01)
+    assert filled.density > held.density + 0.1
 
 
 def test_only_what_is_asked_for_is_run(file, tmp_path, invoke):
