@@ -2,14 +2,14 @@
 
 A mask is a parametrization of a linear's weight, so every model that holds the linear trains through it and no module is replaced. Groups
 that die together (a head; a neuron) have one gate, at the columns by which they reach the residual stream; their other weights follow when
-the masks are baked in. Attention that loses its queries or keys is uniform, not absent (see `pruning.compaction`): so before the masks
-are frozen, a head that has lost either gives up its values too.
+the masks are baked in. Attention that loses its queries or keys is uniform, not absent (see `pruning.compaction`): so a head that has
+lost either gives up its values too. What compaction will remove because its partner is gone counts as pruned while the model trains.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -67,10 +67,10 @@ class Masked:
 class Masks:
     """All masks of a model, and the method that opens and closes them."""
 
-    def __init__(self, method: PruningMethod, masked: Sequence[Masked], heads: Sequence["_Heads"]) -> None:
+    def __init__(self, method: PruningMethod, masked: Sequence[Masked], idle: Sequence["_Idle"]) -> None:
         """Use `attach`."""
         self.method, self.masked = method, tuple(masked)
-        self._heads = tuple(heads)
+        self._idle = tuple(idle)
 
     @property
     def scores(self) -> list[nn.Parameter]:
@@ -112,8 +112,9 @@ class Masks:
 
     @torch.no_grad()
     def closed(self) -> int:
-        """Weights whose gate is closed, followers included."""
-        return sum(round(float((1 - each.mask.keep).sum()) * each.mask.members) for each in self.masked)
+        """Weights whose gate is closed, followers included, and those that compaction will remove because their partners are gone."""
+        with self._as_compacted():
+            return sum(round(float((1 - each.mask.keep).sum()) * each.mask.members) for each in self.masked)
 
     def freeze(self) -> None:
         """Heads without queries or keys give up their values, and from now on the gates stay as they are."""
@@ -125,8 +126,22 @@ class Masks:
     def close_idle_values(self) -> None:
         """Close the values of heads whose queries or keys are gone."""
         with self.at_rest():
-            for heads in self._heads:
-                heads.close_idle_values()
+            for each in self._idle:
+                if isinstance(each, _Heads):
+                    each.close_values()
+
+    @contextmanager
+    def _as_compacted(self) -> Iterator[None]:
+        """Inside, gates are closed whose groups compaction will remove because their partners are gone."""
+        before = [(mask, mask.keep.clone()) for each in self._idle for mask in each.masks.values()]
+        with self.at_rest():
+            for each in self._idle:
+                each.close()
+        try:
+            yield
+        finally:
+            for mask, keep in before:
+                mask.keep.copy_(keep)
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
@@ -151,20 +166,58 @@ class Masks:
                 linear.weight.mul_(rows.expand((gate != 0).to(linear.weight.dtype).T))
 
 
-@dataclass(frozen=True)
+class _Idle(Protocol):
+    """Masks whose groups may be of no use although their gates are open."""
+
+    masks: Mapping[str, Mask]
+
+    def close(self) -> None:
+        """Close those gates."""
+
+
+@dataclass
 class _Heads:
-    """Queries, keys and values of one attention, where each has a mask of its own."""
+    """The four masks of one attention, where each of its matrices has its own, by part."""
 
     block: AttentionBlock
-    value: Mask
+    masks: Mapping[str, Mask]
 
-    def close_idle_values(self) -> None:
-        per_head = (self.block.heads, -1)
-        unused = ~(self.block.query.weight.view(per_head).any(1) & self.block.key.weight.view(per_head).any(1))
-        rows = unused.repeat_interleave(self.block.head_size)  # [heads * head_size]
-        groups = rows.view(-1, self.value.grid.rows).all(1)
-        idle = groups[:, None].expand_as(self.value.keep)
-        self.value.keep[idle if self.value.protected is None else idle & ~self.value.protected] = 0.0
+    def close_values(self) -> None:
+        """Those of heads whose queries or keys are gone."""
+        self._close(~(self._used("query") & self._used("key")), parts=("value",))
+
+    def close(self) -> None:
+        """A head that has lost all of one matrix is of no use: without queries or keys it only takes means, else it gives nothing."""
+        used = self._used("query") & self._used("key") & self._used("value") & self._used("output")
+        self._close(~used, parts=tuple(self.masks))
+
+    def _used(self, part: str) -> Tensor:
+        """Whether there is any weight of each head in a matrix, bool `[heads]`."""
+        weight: Tensor = getattr(self.block, part).weight
+        return (weight.T if part == "output" else weight).reshape(self.block.heads, -1).any(1)
+
+    def _close(self, heads: Tensor, *, parts: tuple[str, ...]) -> None:
+        for part in parts:
+            _close(self.masks[part], heads.repeat_interleave(self.block.head_size), across=part == "output")
+
+
+@dataclass
+class _Neurons:
+    """The two masks of one feed-forward."""
+
+    down: nn.Linear
+    masks: Mapping[str, Mask]
+
+    def close(self) -> None:
+        """A neuron that gives nothing needs to read nothing."""
+        _close(self.masks["up"], ~self.down.weight.any(0), across=False)
+
+
+def _close(mask: Mask, idle: Tensor, *, across: bool) -> None:
+    """Close the gates of groups that lie in idle rows alone, or columns; those that are protected stay."""
+    whole = idle.view(-1, mask.grid.columns if across else mask.grid.rows).all(1)
+    groups = (whole[None, :] if across else whole[:, None]).expand_as(mask.keep)
+    mask.keep[groups if mask.protected is None else groups & ~mask.protected] = 0.0
 
 
 def attach(model: PreTrainedModel, granularity: Granularity, method: PruningMethod, *, protected: Structure | None = None) -> Masks:
@@ -180,20 +233,23 @@ def attach(model: PreTrainedModel, granularity: Granularity, method: PruningMeth
         ConfigError: a granularity does not fit the weights, or nothing is masked.
     """
     masked: list[Masked] = []
-    heads: list[_Heads] = []
+    idle: list[_Idle] = []
     for number, layer in enumerate(family_of(model).layers(model)):
         of_attention = list(_attention(number, layer, granularity, method))
-        of_layer = [*of_attention, *_feed_forward(number, layer, granularity, method)]
+        of_feed_forward = list(_feed_forward(number, layer, granularity, method))
+        of_layer = [*of_attention, *of_feed_forward]
         masked += of_layer
         if protected is not None:
             _protect(of_layer, layer, protected[number])
         if layer.attention and len(of_attention) > 1:
-            heads.append(_Heads(layer.attention, next(each.mask for each in of_attention if each.linear is layer.attention.value)))
+            idle.append(_Heads(layer.attention, {each.part: each.mask for each in of_attention}))
+        if layer.feed_forward and len(of_feed_forward) > 1:
+            idle.append(_Neurons(layer.feed_forward.down, {each.part: each.mask for each in of_feed_forward}))
     if not masked:
         raise ConfigError("nothing is masked: give `granularity` for attention or feed-forward, and a model that has layers left")
     for each in masked:
         parametrize.register_parametrization(each.linear, "weight", each.mask, unsafe=True)
-    return Masks(method, masked, heads)
+    return Masks(method, masked, idle)
 
 
 def _protect(of_layer: Sequence[Masked], layer: EncoderLayer, kept: LayerStructure) -> None:

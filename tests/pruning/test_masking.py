@@ -109,6 +109,25 @@ def test_a_head_without_queries_gives_up_its_values():
     assert live_heads(block).tolist() == [True, False, True, True]
 
 
+@pytest.mark.parametrize("granularity", ["hybrid", "block"])
+def test_what_is_open_is_what_compaction_leaves(granularity):
+    """No gate of a head that has lost one of its matrices is open, so the share that is read is that of the compact model."""
+    model, masks = model_with("movement", granularity)
+    dense = parameters(model).encoder
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for each in masks.masked:
+            each.mask.scores.copy_(torch.randn(each.mask.scores.shape, generator=generator))
+    masks.close(0.2, step=0)
+    masks.freeze()
+    assert masks.closed() > sum(int((1 - each.mask.keep).sum()) * each.mask.members for each in masks.masked)
+    open_weights = dense - masks.closed()
+    masks.bake()
+    small = compact(model)
+    left = sum(int((linear.weight != 0).sum()) for layer in family_of(small).layers(small) for linear in linears(layer))
+    assert left == open_weights if granularity == "hybrid" else left <= open_weights
+
+
 def test_frozen_scores_learn_nothing():
     """While the weights settle, the gates are what they were."""
     model, masks = model_with("movement", "unstructured")
