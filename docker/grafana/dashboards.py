@@ -35,10 +35,10 @@ def mean(metric: str, selector: str = "", by: str = "") -> str:
     return f"{rate(f'{metric}_sum', selector, by)} / {rate(f'{metric}_count', selector, by)}"
 
 
-def share_of_answers(codes: str, by: str = "") -> str:
-    """Share of answers whose status matches; 0 where there are none of them."""
-    others = f'{TASKS},code!~"{codes}"'
-    return f"1 - {rate('secateur_requests_total', others, by)} / {rate('secateur_requests_total', TASKS, by)}"
+def share_of_answers(codes: str) -> str:
+    """Share of answers whose status matches; 0 where no answer ever had it, and no series says so."""
+    found, everything = (rate("secateur_requests_total", selector) for selector in (f'{TASKS},code=~"{codes}"', TASKS))
+    return f"({found} or 0 * {everything}) / {everything}"
 
 
 def histogram_of(phase: str) -> str:
