@@ -133,6 +133,15 @@ def test_what_slow_answers_counts_is_every_task():
     assert "503" not in answered
 
 
+def test_decoding_is_shown_where_nothing_is_decoded():
+    """What only a model that generates counts is 0 without one, in each query that asks for it."""
+    asked = [query for query in queries() if re.search(r'secateur_(decoder?_|first_token)|kind="generated"', query)]
+    assert {"secateur_decoder_rows", "secateur_decoder_waiting", "secateur_tokens_total"} <= {
+        name for each in asked for name in metrics_of(each)
+    }
+    assert [query for query in asked if not query.endswith(" or on () vector(0)")] == []
+
+
 def test_cases_of_alerts_name_alerts_that_exist():
     """Each alert of shares of requests has a case in which it fires and one in which it does not."""
     cases = [case for test in parsed("prometheus/rules_test.yml")["tests"] for case in test["alert_rule_test"]]
