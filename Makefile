@@ -48,7 +48,7 @@ bench-shapes: $(VENV)/.bench
 bench-summarize: $(VENV)/.peers
 	$(BIN)/secateur-prune bench-summarize $(ARGS)
 
-loadtest: $(VENV)/.loadtests
+loadtest: $(VENV)/.bench
 	$(BIN)/secateur-loadtest compare $(ARGS)
 
 test: lint
@@ -86,10 +86,6 @@ $(VENV)/.bench: $(VENV)/.pruning
 
 $(VENV)/.peers: $(VENV)/.pruning
 	$(INSTALL) -e '.[bench]'
-	@touch $@
-
-$(VENV)/.loadtests: pyproject.toml $(VENV)/.made
-	$(INSTALL) -e '.[openvino,loadtests]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pruning

@@ -1,10 +1,11 @@
-"""Whether the service's container is confined, and whether stopping it under load loses a request that it took.
+"""Whether the service's container is confined and small, and whether stopping it under load loses a request that it took.
 
     docker compose up --detach --wait
     python docker/check_container.py
 
-Clients ask until the service says that it is not ready, as a load balancer would have them; whatever was sent by then has to be answered,
-or refused with 503.
+Clients ask until the service says that it is not ready, as a load balancer would have them. It goes on taking requests for its drain delay,
+which is longer than clients need to see that: whatever they sent has to be answered, or refused because there was too much at once. Any
+other 503, `stopping` too, is of a request that was taken and not finished.
 The container is stopped by this, and not started again. Ends with 1 when something is not as it should be.
 """
 
@@ -16,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -30,10 +32,12 @@ REQUESTS = {
         json.dumps({"inputs": QUESTION["context"], "parameters": {"generate_parameters": {"num_beams": 1, "max_new_tokens": 32}}}),
     ),
 }
-OK, REFUSED = 200, 503
+OK, UNAVAILABLE = 200, 503
+OVERLOADED = "urn:secateur:problem:overloaded"
 Request = tuple[str, str]
 POLL_SECONDS = 0.1
 START_SECONDS = 120.0
+SIZE, MOST_BYTES = "bytes beside the base", 450_000_000
 LOOK = """
 import json, os
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -48,6 +52,9 @@ print(json.dumps({
     "capabilities": int(status["CapEff"], 16) | int(status["CapBnd"], 16),
     "may gain privileges": status["NoNewPrivs"].strip() == "0",
     "can write": [folder for folder in ("/", "/models", "/opt/venv", "/etc") if can_write(folder)],
+    "bytes beside the base": sum(
+        os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk("/opt/venv") for name in names
+    ),
     "has torch": bool(__import__("importlib.util").util.find_spec("torch")),
 }))
 """
@@ -74,8 +81,8 @@ def main(engine: str, container: str, url: str, clients: int, seconds: float) ->
     click.echo(
         f"answers: {dict(load.statuses)}, {load.while_stopping} good ones after the stop began; lost: {len(load.lost)}; exit code {code}"
     )
-    wrong = [*unconfined(found), *load.lost, *([f"the process ended with {code}"] if code else [])]
-    wrong += [f"{count} answers were {status}" for status, count in load.statuses.items() if status not in (OK, REFUSED)]
+    wrong = [*unconfined(found), *oversized(found), *load.lost, *([f"the process ended with {code}"] if code else [])]
+    wrong += [f"{count} answers were {status}" for status, count in load.statuses.items() if status not in (OK, UNAVAILABLE)]
     wrong += [] if load.while_stopping else ["no request was answered after the stop began, so nothing was shown"]
     for line in wrong:
         click.echo(f"wrong: {line}", err=True)
@@ -100,12 +107,14 @@ class Load:
             path, body = self.requests[turn % len(self.requests)]
             turn += 1
             try:
-                status, _ = fetched(address, "POST", path, body)
+                status, answer = fetched(address, "POST", path, body)
             except (OSError, http.client.HTTPException) as error:
                 self.lost.append(f"{path}: {type(error).__name__}: {error}")
                 return
             self.statuses[status] += 1
             self.while_stopping += status == OK and self.stopping.is_set()
+            if status == UNAVAILABLE and problem_of(answer) != OVERLOADED:
+                self.lost.append(f"{path}: {status}: {problem_of(answer)}")
 
     def watch(self, address: str) -> None:
         """Tell the clients when the service is not ready any more."""
@@ -128,6 +137,14 @@ def stopped_under_load(stop: Sequence[str], url: str, *, clients: int, seconds: 
     for thread in asking:
         thread.join()
     return load
+
+
+def problem_of(answer: bytes) -> str:
+    """The type of the problem that an answer tells of, or its first words where it is no problem document."""
+    try:
+        return str(json.loads(answer)["type"])
+    except (ValueError, KeyError, TypeError):
+        return answer[:80].decode(errors="replace")
 
 
 def served(address: str) -> list[Request]:
@@ -156,15 +173,23 @@ def ready(address: str) -> bool:
         return False
 
 
-def look(engine: str, container: str) -> dict[str, object]:
-    """User, capabilities and what can be written, as a process of the container finds them."""
-    found: dict[str, object] = json.loads(output([engine, "exec", container, "python", "-c", LOOK]))
+def look(engine: str, container: str) -> dict[str, Any]:
+    """User, capabilities, what can be written and how much is there, as a process of the container finds them."""
+    found: dict[str, Any] = json.loads(output([engine, "exec", container, "python", "-c", LOOK]))
     return found
 
 
-def unconfined(found: dict[str, object]) -> list[str]:
+def unconfined(found: dict[str, Any]) -> list[str]:
     """What the container may do that it should not."""
-    return [*(["it runs as root"] if found["user"] == 0 else []), *(name for name, value in found.items() if name != "user" and value)]
+    return [
+        *(["it runs as root"] if found["user"] == 0 else []),
+        *(name for name, value in found.items() if name not in ("user", SIZE) and value),
+    ]
+
+
+def oversized(found: dict[str, Any]) -> list[str]:
+    """That the image has more beside its base, without models, than it may."""
+    return [f"{found[SIZE]} bytes beside the base image, at most {MOST_BYTES} may be"] if found[SIZE] > MOST_BYTES else []
 
 
 def fetched(address: str, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:

@@ -1,6 +1,6 @@
 # The load tests: Locust with its own page, unless `secateur-loadtest` is asked for by name.
 #   docker build -f docker/loadtest.Dockerfile -t secateur-loadtest .
-ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
+ARG PYTHON_IMAGE=docker.io/library/python:3.11.14-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -2,7 +2,7 @@
 #   docker build -f docker/pruning.Dockerfile -t secateur-pruning .
 #   docker run --rm -v ./runs:/project/runs --user "$(id -u):$(id -g)" secateur-pruning run demo --output runs/demo
 #   … --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130                     torch for GPUs
-ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
+ARG PYTHON_IMAGE=docker.io/library/python:3.11.14-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1

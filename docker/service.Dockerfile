@@ -2,7 +2,7 @@
 #   docker build -f docker/service.Dockerfile -t secateur .                              with the models of models/
 #   docker build -f docker/service.Dockerfile --target service -t secateur-service .     models are mounted at /models
 #   … --build-arg EXTRAS=service,openvino                                                the second runtime beside ONNX Runtime
-ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
+ARG PYTHON_IMAGE=docker.io/library/python:3.11.14-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -95,8 +95,13 @@ def raw_of(plan: Plan, task: Task, artifacts: Artifacts, *, tokens: int, within_
         factors=tuple(factors_of(times, min(tokens, longest))),
         rooflines=tuple(rooflines_of(times, probed, artifacts.manifests, gemms)),
         gemms=gemms,
-        notes=tuple(f"{label} was left out of raw sessions: {reason}" for label, reason in found["failed"].items()),
+        notes=notes_of({**absent_of(plan, artifacts), **found["failed"]}),
     )
+
+
+def notes_of(left_out: Mapping[str, str]) -> tuple[str, ...]:
+    """Of what was left out, by label; a step to it is joined with the next one, or missing where it is the last."""
+    return tuple(f"{label} was left out of raw sessions and of what each step won: {reason}" for label, reason in left_out.items())
 
 
 def probe(job: dict[str, Any], *, within_s: float) -> dict[str, Any]:
@@ -111,14 +116,34 @@ def probe(job: dict[str, Any], *, within_s: float) -> dict[str, Any]:
 
 
 def probed_of(plan: Plan, artifacts: Artifacts) -> list[Probed]:
-    """The subjects, then the other ends of the steps, as far as they are there; none of a model of several graphs."""
-    wanted = dict.fromkeys([*(subject.label for subject in plan.subjects), *(label for chain in CHAINS.values() for label in chain)])
-    parts = [(label, *(label.split("@") if "@" in label else (label, ONNX))) for label in wanted]
+    """The subjects, then the other ends of the steps, as far as they are there."""
     return [
         Probed(label, variant, runtime, precision_in(runtime, artifacts.manifests[variant]))
-        for label, variant, runtime in parts
-        if (artifacts.path(variant) / GRAPH).is_file() and importlib.util.find_spec(runtime)
+        for label, (variant, runtime) in wanted_of(plan).items()
+        if absence(artifacts, variant, runtime) is None
     ]
+
+
+def absent_of(plan: Plan, artifacts: Artifacts) -> dict[str, str]:
+    """Why one of those cannot be measured, by its label."""
+    reasons = {label: absence(artifacts, variant, runtime) for label, (variant, runtime) in wanted_of(plan).items()}
+    return {label: reason for label, reason in reasons.items() if reason is not None}
+
+
+def wanted_of(plan: Plan) -> dict[str, tuple[str, str]]:
+    """Variant and runtime of each session, by its label."""
+    labels = [*(subject.label for subject in plan.subjects), *(label for chain in CHAINS.values() for label in chain)]
+    parts = {label: label.partition("@") for label in labels}
+    return {label: (variant, runtime or ONNX) for label, (variant, _, runtime) in parts.items()}
+
+
+def absence(artifacts: Artifacts, variant: str, runtime: str) -> str | None:
+    """Why a variant cannot be measured in a runtime; None where it can. A model of several graphs has no single one."""
+    if variant in artifacts.missing:
+        return artifacts.missing[variant]
+    if not (artifacts.path(variant) / GRAPH).is_file():
+        return f"{variant} has no {GRAPH}"
+    return None if importlib.util.find_spec(runtime) else f"{runtime} is not installed"
 
 
 def precision_in(runtime: str, manifest: Mapping[str, Any]) -> str:

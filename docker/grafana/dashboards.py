@@ -35,10 +35,15 @@ def mean(metric: str, selector: str = "", by: str = "") -> str:
     return f"{rate(f'{metric}_sum', selector, by)} / {rate(f'{metric}_count', selector, by)}"
 
 
-def share_of_answers(codes: str, by: str = "") -> str:
-    """Share of answers whose status matches; 0 where there are none of them."""
-    others = f'{TASKS},code!~"{codes}"'
-    return f"1 - {rate('secateur_requests_total', others, by)} / {rate('secateur_requests_total', TASKS, by)}"
+def share_of_answers(codes: str) -> str:
+    """Share of answers whose status matches; 0 where no answer ever had it, and no series says so."""
+    found, everything = (rate("secateur_requests_total", selector) for selector in (f'{TASKS},code=~"{codes}"', TASKS))
+    return f"({found} or 0 * {everything}) / {everything}"
+
+
+def or_zero(query: str) -> str:
+    """0 where there is nothing, as nothing has been generated or no model that is served generates."""
+    return f"({query}) >= 0 or on () vector(0)"
 
 
 def histogram_of(phase: str) -> str:
@@ -259,6 +264,41 @@ ENGINE = Dashboard(
             "Calls at once, and how many runners were stuck or died.",
             "short",
             (("sum(secateur_runners)", "runners"), ("sum(secateur_runners_replaced_total)", "replaced")),
+        ),
+        Panel(
+            "Decoding",
+            "Of models that generate: sequences of the next step, each beam one; texts that they belong to; texts that wait for room.",
+            "short",
+            (
+                (or_zero("sum(secateur_decoder_rows)"), "sequences"),
+                (or_zero("sum(secateur_decoder_active)"), "texts"),
+                (or_zero("sum(secateur_decoder_waiting)"), "waiting"),
+            ),
+        ),
+        Panel(
+            "Generated tokens",
+            "Per second, counted at each step.",
+            "ops",
+            ((or_zero(rate("secateur_tokens_total", f'kind="generated",{CHOSEN}', BY_VARIANT)), NAMED),),
+            stacked=True,
+        ),
+        Panel(
+            "Decode step",
+            "One token of every sequence that is decoded: the more there are, the longer it takes.",
+            "s",
+            tuple(
+                (or_zero(quantile(share, "secateur_decode_step_duration_seconds", CHOSEN, BY_VARIANT)), f"{NAMED} p{100 * share:g}")
+                for share in (0.5, 0.99)
+            ),
+        ),
+        Panel(
+            "First token",
+            "From a streamed request to its first token.",
+            "s",
+            tuple(
+                (or_zero(quantile(share, "secateur_first_token_duration_seconds", CHOSEN, BY_VARIANT)), f"{NAMED} p{100 * share:g}")
+                for share in (0.5, 0.99)
+            ),
         ),
     ),
     (VARIANTS,),

@@ -1,6 +1,8 @@
 """The dashboards and alerts: what Grafana and Prometheus read is what the code makes, and asks for metrics that exist."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from prometheus_client import generate_latest
 
 from loadtests.exporter import Exporter
 from service.app import create_app
+from service.routes import ENDPOINTS
 from service.settings import Settings
 from tests.docker.files import DASHBOARDS, DOCKER, dashboard, parsed, script
 from tests.service.http.support import write_models
@@ -112,3 +115,43 @@ def test_an_alert_compares_a_query_with_a_number(rule: dict):
     assert script("check_queries.py").compared(rule["expr"])
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
     assert rule["annotations"]["summary"]
+
+
+def test_a_share_of_errors_begins_with_the_errors():
+    """1 minus the share of good answers has no data where no answer was ever good: nothing would fire when all of them fail."""
+    shares = [query for query in queries() if "secateur_requests_total" in query and " / " in query]
+    assert [query for query in shares if re.search(r"1 - .*code!", query)] == []
+    assert len([query for query in shares if re.search(r'code=~?"50.* or 0 \* ', query)]) == 4
+
+
+def test_what_slow_answers_counts_is_every_task():
+    """None goes without an objective, and what was refused does not count as quick."""
+    (rule,) = (rule for rule in rules() if rule["alert"] == "SlowAnswers")
+    slow, _, answered = rule["expr"].partition(" / ")
+    bounded = "|".join(re.findall(r'route=~?"([^"]*)",le=', slow))
+    assert set(bounded.split("|")) == {endpoint.path for endpoint in ENDPOINTS}
+    assert "503" not in answered
+
+
+def test_decoding_is_shown_where_nothing_is_decoded():
+    """What only a model that generates counts is 0 without one, in each query that asks for it."""
+    asked = [query for query in queries() if re.search(r'secateur_(decoder?_|first_token)|kind="generated"', query)]
+    assert {"secateur_decoder_rows", "secateur_decoder_waiting", "secateur_tokens_total"} <= {
+        name for each in asked for name in metrics_of(each)
+    }
+    assert [query for query in asked if not query.endswith(" or on () vector(0)")] == []
+
+
+def test_cases_of_alerts_name_alerts_that_exist():
+    """Each alert of shares of requests has a case in which it fires and one in which it does not."""
+    cases = [case for test in parsed("prometheus/rules_test.yml")["tests"] for case in test["alert_rule_test"]]
+    named = {outcome: {case["alertname"] for case in cases if bool(case["exp_alerts"]) is outcome} for outcome in (True, False)}
+    assert named[True] == named[False] == {"Failing", "Shedding", "SlowAnswers"}
+    assert named[True] <= {rule["alert"] for rule in rules()}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool, of Prometheus, is not installed")
+def test_alerts_fire_as_their_cases_say():
+    """`promtool test rules`."""
+    done = subprocess.run(["promtool", "test", "rules", DOCKER / "prometheus" / "rules_test.yml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

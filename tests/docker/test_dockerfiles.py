@@ -21,13 +21,13 @@ def test_there_is_an_image_for_each_use():
 
 @each_image
 def test_base_is_pinned(path: Path):
-    """Every base is a stage of the file or an image with a tag that says its version."""
+    """Every base is a stage of the file or an image with a tag that says its version to the patch."""
     words = instructions(path)
     defaults = dict(rest.split("=", 1) for word, rest in words if word == "ARG" and "=" in rest)
     stages = {rest.partition(" AS ")[2] for word, rest in words if word == "FROM"}
     bases = {rest.partition(" AS ")[0] for word, rest in words if word == "FROM"} - stages
     named = [defaults[base[2:-1]] if base.startswith("${") else base for base in bases]
-    assert all(re.search(r":\d+\.\d+[^:]*$", base) for base in named), named
+    assert all(re.search(r":\d+\.\d+\.\d+-[^:]*$", base) for base in named), named
 
 
 @each_image
@@ -95,6 +95,12 @@ def test_a_service_says_whether_it_is_ready(path: Path):
     assert "/v2/health/ready" in words["HEALTHCHECK"]
     assert "SECATEUR_HOST=0.0.0.0" in words["ENV"]
     assert words["STOPSIGNAL"] == "SIGTERM"
+
+
+def test_what_the_image_has_beside_its_base_is_its_environment():
+    """And the models of the one that has them: its size is checked where the environment is."""
+    added = [(word, rest) for word, rest in final_stage(DOCKER / "service.Dockerfile") if word in ("COPY", "ADD", "RUN")]
+    assert added == [("COPY", "--from=build /opt/venv /opt/venv"), ("COPY", "models /models")]
 
 
 @each_service

@@ -1,5 +1,6 @@
 """The scripts that check a running stack, against servers that play its part."""
 
+import ast
 import json
 import threading
 import time
@@ -10,6 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from service.errors import OverloadedError, StoppedError, StuckError
+from service.problems import problem
 from tests.docker.files import DASHBOARDS, script
 
 check_queries, check_container = script("check_queries.py"), script("check_container.py")
@@ -129,10 +132,54 @@ def test_a_lost_request_is_told():
 
 
 @pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [(OverloadedError(""), False), (StoppedError(""), True), (StuckError(""), True)],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_a_503_is_a_loss_unless_the_service_had_too_much_to_do(error: Exception, is_lost: bool):
+    """What the service took and did not finish ends with 503, too, and is told from what it refused."""
+    refusal = json.loads(problem(error, instance="/qa", request_id="1").body)
+
+    def service(path: str, _: dict[str, str]) -> tuple[int, object]:
+        return (503, refusal) if path == "/qa" else (200, [{"task": "question-answering"}])
+
+    with serving(service) as url:
+        load = check_container.stopped_under_load(["true"], url, clients=1, seconds=0.1)
+    assert set(load.statuses) == {503}
+    assert len(load.lost) == (load.statuses[503] if is_lost else 0)
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[]", b"{}", b""])
+def test_a_503_that_says_nothing_is_no_refusal(answer: bytes):
+    """Something between client and service may answer for it, in words of its own."""
+    assert check_container.problem_of(answer) != check_container.OVERLOADED
+
+
+@pytest.mark.parametrize(
     ("changed", "wrong"),
     [({}, []), ({"user": 0}, ["it runs as root"]), ({"capabilities": 8, "can write": ["/etc"]}, ["capabilities", "can write"])],
 )
 def test_what_a_container_may_do_is_told(changed: dict[str, object], wrong: list[str]):
     """Root, a capability, a folder that can be written: each is named."""
-    confined = {"user": 10001, "capabilities": 0, "may gain privileges": False, "can write": [], "has torch": False}
+    confined = {
+        "user": 10001,
+        "capabilities": 0,
+        "may gain privileges": False,
+        "can write": [],
+        "has torch": False,
+        check_container.SIZE: 1,
+    }
     assert check_container.unconfined({**confined, **changed}) == wrong
+
+
+@pytest.mark.parametrize(("size_bytes", "is_wrong"), [(220_000_000, False), (check_container.MOST_BYTES + 1, True)])
+def test_an_image_that_has_grown_is_told(size_bytes: int, is_wrong: bool):
+    """What the image has beside its base, without models, is bounded."""
+    assert bool(check_container.oversized({check_container.SIZE: size_bytes})) is is_wrong
+
+
+def test_what_runs_in_a_container_tells_all_that_is_judged():
+    """By the names that are looked up here."""
+    (printed,) = (node for node in ast.walk(ast.parse(check_container.LOOK)) if isinstance(node, ast.Dict))
+    names = {key.value for key in printed.keys if isinstance(key, ast.Constant)}
+    assert {"user", check_container.SIZE} <= names

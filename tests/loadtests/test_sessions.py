@@ -1,6 +1,7 @@
 """Raw sessions: what each step won, by length, and how near to the fastest matrix product."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from loadtests.artifacts import Artifacts
 from loadtests.plan import Plan, parse_subjects
 from loadtests.probe import measure, product
 from loadtests.results import Gemm
-from loadtests.sessions import Probed, factors_of, probed_of, products_of, rooflines_of, sessions_of
+from loadtests.sessions import Probed, absent_of, factors_of, notes_of, probed_of, products_of, raw_of, rooflines_of, sessions_of
+from loadtests.texts import TASKS
 
 CHAIN = ("dense@torch", "dense", "dense-int8", "compact-int8")
 POSITIVE = st.lists(st.floats(0.1, 100.0), min_size=5, max_size=5)
@@ -68,6 +70,49 @@ def test_sessions_of_subjects_and_of_steps_on_the_way_are_measured(tmp_path):
     found = probed_of(plan, Artifacts(tmp_path, "qa", manifests, ()))
     assert [each.label for each in found if each.runtime == "onnxruntime"] == ["dense", "compact-int8"]
     assert {each.precision for each in found if each.variant == "compact-int8"} == {"int8"}
+
+
+@pytest.fixture
+def sparse_artifacts(tmp_path) -> Artifacts:
+    """Dense alone has a graph; compact has none of that name, and dense-int8 could not be made."""
+    for variant in ("dense", "compact"):
+        (tmp_path / "qa" / variant).mkdir(parents=True)
+    (tmp_path / "qa" / "dense" / "model.onnx").touch()
+    manifests = {variant: {"precision": "fp32"} for variant in ("dense", "compact")}
+    return Artifacts(tmp_path, "qa", manifests, (), {"dense-int8": "it cannot be made", "compact-int8": "it is not there"})
+
+
+def test_what_is_missing_on_the_way_is_said_with_its_reason(sparse_artifacts, monkeypatch):
+    """Not only subjects: without dense-int8 nobody could tell 8 bits from pruning, nor why."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "torch" else name)
+    plan = Plan(("qa",), parse_subjects("dense,compact-int8"))
+    absent = absent_of(plan, sparse_artifacts)
+    assert absent == {
+        "compact-int8": "it is not there",
+        "dense@torch": "torch is not installed",
+        "dense-int8": "it cannot be made",
+        "compact": "compact has no model.onnx",
+        "compact@openvino": "compact has no model.onnx",
+    }
+    assert [each.label for each in probed_of(plan, sparse_artifacts)] == ["dense"]
+    assert all(label in note and reason in note for note, (label, reason) in zip(notes_of(absent), absent.items(), strict=True))
+
+
+def test_the_page_tells_what_is_missing(sparse_artifacts, monkeypatch):
+    """Beside what the child that measures says of those that it could not load."""
+    monkeypatch.setattr(
+        "loadtests.sessions.probe",
+        lambda job, within_s: {"milliseconds": {}, "gemms": [1.0] * len(job["gemms"]), "failed": {"dense": "broken"}},
+    )
+    manifests = {variant: {**manifest, "max_length": 384} for variant, manifest in sparse_artifacts.manifests.items()}
+    raw = raw_of(
+        Plan(("qa",), parse_subjects("dense,compact-int8")),
+        TASKS["qa"],
+        replace(sparse_artifacts, manifests=manifests),
+        tokens=384,
+        within_s=1.0,
+    )
+    assert {note.split(" ")[0] for note in raw.notes} >= {"dense", "dense-int8", "compact-int8"}
 
 
 def test_the_probe_measures_products_and_sessions(tmp_path):
