@@ -197,7 +197,7 @@ class _Decoder(nn.Module):
         decoder, cache, new = self.model.decoder, iter(caches), list[Tensor]()
         attentions = [_Attention(layer.self_attn) for layer in decoder.layers]
         pasts = [(next(cache), next(cache)) if attention.exists else None for attention in attentions]
-        bias, cross_bias = _causal_bias(attention_mask, position_ids), _bias(encoder_attention_mask)[:, None, None]
+        bias, cross_bias = _causal_bias(attention_mask, position_ids), _bias(encoder_attention_mask)[:, None, None, None]
         positions = F.embedding(position_ids + decoder.embed_positions.offset, decoder.embed_positions.weight)
         states = decoder.layernorm_embedding(decoder.embed_tokens(input_ids) + positions)
         for layer, attention, past in zip(decoder.layers, attentions, pasts, strict=True):
@@ -238,10 +238,15 @@ def _attend_to_past(attention: _Attention, states: Tensor, past: KeysAndValues, 
 def _attend_to_source(
     attention: _Attention, states: Tensor, cross: KeysAndValues, bias: Tensor, request_queries: Tensor, query_slots: Tensor
 ) -> Tensor:
-    """Cross-attention, [rows, new, hidden]: the queries of a request side by side over its one set of keys and values."""
+    """Cross-attention, [rows, new, hidden]: the queries of a request over its one set of keys and values.
+
+    Each query is a product of its own. As rows of one product, a single one would be rounded otherwise than several, and what a request
+    gets would depend on how many beams others have.
+    """
     query = attention.split(F.embedding(request_queries, attention.query(states).reshape(-1, attention.width)))
-    weights = F.softmax(query @ cross[0].transpose(2, 3) + bias, dim=-1)  # [requests, heads, queries, source]
-    context = attention.join(weights @ cross[1]).reshape(-1, attention.width)
+    keys, values = (tensor[:, :, None] for tensor in cross)
+    weights = F.softmax(query[:, :, :, None] @ keys.transpose(3, 4) + bias, dim=-1)  # [requests, heads, queries, 1, source]
+    context = (weights @ values).transpose(1, 2).reshape(-1, attention.width)
     return attention.output(F.embedding(query_slots, context))
 
 

@@ -50,6 +50,15 @@ def summarizer(*, seed: int = 0, pruned: bool = False, reduced: bool = False) ->
     return model
 
 
+def wide_bart() -> PreTrainedModel:
+    """A random BART whose heads are as large as real ones, so that the runtime has the same kernels for it, and that looks at all it reads."""
+    model = tiny_bart(seed=1, encoder_layers=1, decoder_layers=2, hidden=384, heads=6, vocabulary=200)
+    with torch.no_grad():
+        for layer in model.model.decoder.layers:
+            layer.encoder_attn.q_proj.weight *= 0.03
+    return model
+
+
 def write_summarizer(folder: Path, model: PreTrainedModel, **changes: object) -> Manifest:
     """The artifact of a tiny model; `changes` are fields of its specification."""
     tokenizer = byte_tokenizer()

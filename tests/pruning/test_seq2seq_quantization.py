@@ -23,7 +23,7 @@ from service.errors import ArtifactError
 from service.generation import EncoderDecoder, Engine, GenerationSettings, generate
 from service.generation.golden import check_golden, forced_logits
 from service.runtime.onnx import OnnxSession
-from tests.pruning.seq2seq_artifacts import summarizer, write_summarizer
+from tests.pruning.seq2seq_artifacts import summarizer, wide_bart, write_summarizer
 
 KINDS = ("dense", "pruned", "reduced")
 
@@ -137,6 +137,26 @@ def test_tables_of_positions_have_8_bits(monkeypatch):
         assert not [name for name in stored if name.endswith(".weight")]
     expected, found = (forced_logits(*each.sessions(), batch_of(3)) for each in (graphs, quantized))
     assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.08
+
+
+def test_logits_do_not_depend_on_how_many_queries_others_have():
+    """Not a bit of a request's logits changes with the width that its queries are padded to, in heads as large as real ones."""
+    encoder, decoder = quantize_graphs(to_onnx(wide_bart())).sessions()
+    batch, rows = batch_of(16, source=33), np.arange(16)[:, np.newaxis]
+    inputs = {
+        "input_ids": rows,
+        "position_ids": rows * 0,
+        "attention_mask": rows * 0 + 1,
+        "encoder_attention_mask": batch["attention_mask"],
+        **{name: np.zeros((16, shape.heads, 0, shape.head_size), np.float32) for name, shape in decoder.caches.items()},
+        **encoder.run(batch),
+    }
+    alone, *wider = (
+        decoder.run({**inputs, "request_queries": np.repeat(rows, width, axis=1), "query_slots": rows * width})["logits"]
+        for width in (1, 2, 4, 8)
+    )
+    for logits in wider:
+        np.testing.assert_array_equal(logits, alone)
 
 
 @pytest.mark.parametrize("kind", KINDS)

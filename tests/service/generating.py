@@ -8,9 +8,11 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from pruning.compaction import compact
 from pruning.seq2seq_export import to_onnx
+from pruning.seq2seq_quantization import quantize_graphs
 from service.generation import DecoderSession, EncoderDecoder, GenerationSettings, SpecialTokens
 from service.runtime.onnx import OnnxSession
 from tests.pruning.helpers import LONGEST, VOCABULARY, kill_randomly, tiny_bart
+from tests.pruning.seq2seq_artifacts import wide_bart
 
 START, END, PADDING = 2, 2, 1
 
@@ -50,6 +52,13 @@ def exported(seed: int, *, end: tuple[int, ...] = (END,), forced_first: int | No
     """The same model for the engine."""
     special = SpecialTokens(start=START, end=end, forced_first=forced_first, forced_last=forced_last, padding=PADDING)
     return EncoderDecoder(*sessions_of(seed), special, positions=LONGEST)
+
+
+@cache
+def exported_in_8_bits() -> EncoderDecoder:
+    """`wide_bart` in 8 bits, which never ends by itself."""
+    encoder, decoder = quantize_graphs(to_onnx(wide_bart())).sessions()
+    return EncoderDecoder(encoder, decoder, SpecialTokens(start=START, end=(), padding=PADDING), positions=LONGEST)
 
 
 def sources(seed: int, count: int) -> list[list[int]]:

@@ -14,7 +14,7 @@ from service.errors import ArtifactError, RequestError
 from service.generation import EncoderDecoder, Engine, Generated, Generation, GenerationSettings, Limits, generate
 from service.runtime.base import Array
 from tests.pruning.helpers import LONGEST
-from tests.service.generating import END, by_transformers, exported, model_of, sources
+from tests.service.generating import END, by_transformers, exported, exported_in_8_bits, model_of, sources
 
 SEEDS = st.integers(0, 5)
 
@@ -108,6 +108,22 @@ def test_joining_changes_nothing(seed: int, asked_for: list[GenerationSettings],
             engine.step()
     finish(engine)
     assert [each.result.tokens for each in generations] == [generate(model, [g.source], g.settings)[0].tokens for g in generations]
+
+
+def test_company_changes_no_bit_of_an_8_bit_model():
+    """A greedy request in 8 bits has the same tokens and log-probabilities alone and beside beams and a longer document."""
+    model, source = exported_in_8_bits(), [5, 6, 7, 8, 9]
+    company = [(list(range(4, 40)), GenerationSettings(max_new_tokens=9, num_beams=4)), ([11], GenerationSettings(max_new_tokens=2))]
+
+    def steps(company: list[tuple[list[int], GenerationSettings]]) -> list[tuple[int | None, float | None]]:
+        engine = Engine(model)
+        for others, own in company:
+            engine.submit(others, own)
+        generation = engine.submit(source, GenerationSettings(max_new_tokens=12), log_probabilities=True)
+        told = [step for _ in range(12) for step in engine.step() if step.generation is generation]
+        return [(step.token, step.log_probability) for step in told]
+
+    assert steps(company) == steps([])
 
 
 @settings(max_examples=25)
