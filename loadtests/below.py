@@ -8,12 +8,17 @@ from loadtests.artifacts import Artifacts
 from loadtests.bench import Progress
 from loadtests.deadline import Deadline
 from loadtests.errors import LoadTestError, MeasurementError
-from loadtests.layers import layers_of
+from loadtests.layers import Layers, layers_of
 from loadtests.machine import Conditions, Cores, conditions, cores_with, on_cores, read
 from loadtests.plan import Plan
 from loadtests.results import Layer
 from loadtests.sessions import GRAPH, Raw, raw_of
 from loadtests.texts import Task
+
+SEVERAL_GRAPHS = (
+    "raw session, engine and HTTP side by side, what each step won, speed-up against length and the share of the fastest matrix product "
+    "are left out: they are measured of models of one graph alone, and one that generates has several"
+)
 
 _LEAST_SECONDS = 10.0
 
@@ -40,15 +45,15 @@ def below(plan: Plan, task: Task, artifacts: Artifacts, *, tokens: int, deadline
         progress: is told what begins.
     """
     if not (artifacts.path(plan.subjects[0].variant) / GRAPH).is_file():
-        return Below(raw=Raw(notes=("what lies below HTTP is measured of models of one graph alone",)))
-    layers, notes = tuple[Layer, ...](), list[str]()
+        return Below(raw=Raw(notes=(SEVERAL_GRAPHS,)))
+    layers = Layers()
     ours, every = [os.getpid()], cores_with([])
     before = read(ours, every)
     progress(f"/{task.name}: layers of the service")
     try:
-        layers = layers_of(plan, artifacts, within_s=_some(deadline))
+        layers = layers_of(plan, artifacts, tokens=tokens, within_s=_some(deadline))
     except LoadTestError as error:
-        notes.append(f"layers of the service were left out: {error}")
+        layers = Layers(notes=(f"layers of the service were left out: {error}",))
     progress(f"/{task.name}: raw sessions")
     try:
         with on_cores(cores.service):
@@ -56,7 +61,7 @@ def below(plan: Plan, task: Task, artifacts: Artifacts, *, tokens: int, deadline
     except LoadTestError as error:
         raw = Raw(notes=(f"raw sessions were left out: {error}",))
     found = conditions(before, read(ours, every), lag_p99_ms=math.nan, generator_share=math.nan)
-    return Below(layers, replace(raw, notes=(*notes, *raw.notes)), found)
+    return Below(layers.layers, replace(raw, notes=(*layers.notes, *raw.notes)), found)
 
 
 def _some(deadline: Deadline) -> float:

@@ -133,7 +133,9 @@ def _layers(task: TaskResult) -> Iterator[Picture]:
     if rows:
         title = "Raw session, engine, HTTP"
         svg = bars(rows, axis="requests per second, closed loop", name=f"{task.task}-layers", title=title)
-        yield Picture("layers", title, "On all cores. In brackets: share of the raw session that is left.", Markup(svg))
+        length = "".join(f", texts of {tokens} tokens" for tokens in dict.fromkeys(layer.tokens for layer in chosen) if tokens)
+        caption = f"On all cores{length}; ONNX Runtime where no other is named. In brackets: share of the raw session that is left."
+        yield Picture("layers", title, caption, Markup(svg))
 
 
 def _layer_bar(layer: Layer, number: int) -> Bar:

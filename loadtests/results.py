@@ -155,6 +155,7 @@ class Layer:
         p50_ms, p99_ms: of its requests.
         cpu_ms_per_request: processor time of who answers.
         efficiency: over the raw session, within rounds; None for raw itself and where it is not compared.
+        tokens: of each text; None where the benchmark did not say.
     """
 
     subject: str
@@ -164,6 +165,7 @@ class Layer:
     p99_ms: Real
     cpu_ms_per_request: float
     efficiency: Interval | None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,9 @@ class BenchGroup(click.Group):
 @click.option("--peers/--no-peers", default=True, help="Whether to measure other servers, too.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1), help="Visits of each cell.")
 @click.option("--seconds", type=click.FloatRange(min=0.1), help="Length of a visit; 1, or 0.4 with --quick.")
+@click.option(
+    "--tokens", type=click.IntRange(min=1), help="Of each text; without it 384 of /qa and 32 of /classify, which promises are of."
+)
 @json_option
 @click.pass_context
 def bench(
@@ -58,6 +61,7 @@ def bench(
     peers: bool,
     rounds: int,
     seconds: float | None,
+    tokens: int | None,
     target: Path | None,
 ) -> None:
     """What a request costs: the raw session, the engine, HTTP and other servers, interleaved in one run.
@@ -81,6 +85,7 @@ def bench(
         rounds=rounds,
         seconds=seconds or (0.4 if quick else 1.0),
         layouts=((DEFAULT, WORKERS) if quick else (DEFAULT, THREADS, WORKERS)) if peers else (),
+        tokens=tokens,
     )
     report = run(plan, progress=_bar, say=_say)
     click.echo(rendered(report))

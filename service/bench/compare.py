@@ -24,6 +24,7 @@ class Row:
 
     Attributes:
         load, variant, layer: which cell.
+        tokens_per_request: of all its texts, without padding.
         requests_per_second, tokens_per_second, cpu_ms_per_request: medians over visits; CPU is of who answers.
         p50_ms, p99_ms: over all requests of all visits, with the cell's number of clients.
         generator_share: of the machine's processor time, taken by making the load.
@@ -35,6 +36,7 @@ class Row:
     load: str
     variant: str
     layer: str
+    tokens_per_request: int
     requests_per_second: float
     tokens_per_second: float
     p50_ms: float
@@ -62,6 +64,7 @@ def row_of(key: tuple[str, str, str], visits: list[Visit], load: Load, *, cores:
     rate = _median(visit.requests_per_second for visit in visits)
     return Row(
         *key,
+        tokens_per_request=load.tokens_per_request,
         requests_per_second=rate,
         tokens_per_second=rate * load.tokens_per_request,
         p50_ms=percentile(latencies, 50),

@@ -136,7 +136,7 @@ def point_of(share: float, rate: float) -> Point:
 def layer_of(label: str, name: str, share: float) -> Layer:
     """One layer, which loses a share of the raw session."""
     efficiency = None if name == "raw" else Interval(share, share - 0.02, share + 0.01)
-    return Layer(label, name, 10.0 * SPEEDS[label] * share, 53.6, 70.0, 54.5, efficiency)
+    return Layer(label, name, 10.0 * SPEEDS[label] * share, 53.6, 70.0, 54.5, efficiency, 384)
 
 
 def session_of(label: str, tokens: int) -> Session:

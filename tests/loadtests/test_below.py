@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.artifacts import Artifacts
-from loadtests.below import Below, below
+from loadtests.below import SEVERAL_GRAPHS, Below, below
 from loadtests.deadline import Deadline
 from loadtests.machine import Conditions, available_cores, share_cores
 from loadtests.plan import Plan, parse_subjects
@@ -39,6 +39,16 @@ def test_it_is_left_out_when_loads_took_all_the_time(artifacts):
     assert len(found.raw.notes) == len(told) == 2
     assert all("loads took all the time" in note for note in found.raw.notes)
     assert found.conditions is not None
+
+
+def test_a_model_of_several_graphs_has_nothing_below_http(artifacts):
+    """The report's note says what is left out; nothing is started."""
+    (artifacts.path("dense") / "model.onnx").unlink()
+    told: list[str] = []
+    deadline, cores = Deadline(time.monotonic(), 1.0), share_cores(available_cores())
+    found = below(PLAN, TASKS["qa"], artifacts, tokens=32, deadline=deadline, cores=cores, progress=told.append)
+    assert with_below(task_of(), found, ()).notes[-1] == SEVERAL_GRAPHS
+    assert (found.layers, told) == ((), [])
 
 
 def test_others_make_it_void_as_they_do_loads():

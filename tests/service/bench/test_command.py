@@ -60,8 +60,9 @@ def test_quick_is_one_variant_in_short_windows(plans):
 
 def test_what_is_asked_for_is_measured(plans):
     """Options go before --quick."""
-    _run("--quick", "--variant", "dense", "--variant", "compact", "--rounds", "9", "--seconds", "2")
-    assert plans == [Plan(models=Path("there"), variants=("dense", "compact"), rounds=9, seconds=2.0, layouts=("default", "workers"))]
+    _run("--quick", "--variant", "dense", "--variant", "compact", "--rounds", "9", "--seconds", "2", "--tokens", "64")
+    wanted = {"variants": ("dense", "compact"), "rounds": 9, "seconds": 2.0, "layouts": ("default", "workers"), "tokens": 64}
+    assert plans == [Plan(models=Path("there"), **wanted)]
 
 
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (None, 0), (False, 1)])

@@ -11,14 +11,15 @@ from service.bench import run as run_module
 from service.bench import servers
 from service.bench import soak as soak_module
 from service.bench.compare import ADDED_P50, EFFICIENCY
+from service.bench.gates import ANSWERS
 from service.bench.overload import overload
-from service.bench.report import write_json
-from service.bench.run import Plan, fastest, run
+from service.bench.report import this_machine, write_json
+from service.bench.run import Plan, fastest, loads_of, report_of, run
 from service.bench.soak import soak
 from service.bench.subjects import find_subjects
 from service.bench.visit import Cell
 from service.errors import ArtifactError, BenchError
-from tests.service.bench.builders import visit
+from tests.service.bench.builders import load_of, samples, visit
 
 PLAN = {"variants": ("dense", "compact-int8"), "rounds": 2, "seconds": 0.1, "layouts": ()}
 
@@ -76,6 +77,23 @@ def test_a_soak_notes_memory(models, monkeypatch):
     assert (result.failed, result.problem) == (0, "")
     assert result.requests > 10
     assert len(result.samples) > 1
+
+
+def test_texts_have_the_length_that_is_asked_for(qa_model, classify_model):
+    """In every load, as far as the model takes it."""
+    plan = Plan(models=Path("there"), tokens=48)
+    loads = [*loads_of(qa_model, plan), *loads_of(classify_model, plan)]
+    assert {load.tokens for load in loads} == {48}
+    assert [load.tokens for load in loads_of(qa_model, Plan(models=Path("there"), tokens=10_000))] == [160]
+
+
+@pytest.mark.parametrize(("tokens", "judged"), [(None, True), (32, False)])
+def test_promises_are_of_their_own_lengths(tokens, judged):
+    """With another one nothing is judged but answers; rows say how many tokens a request has."""
+    report = report_of(Plan(models=Path("there"), tokens=tokens), this_machine(), [load_of()], samples(http=[visit(10.0)]), [])
+    assert (len(report.verdicts) > 1) is judged
+    assert report.verdicts[-1].gate == ANSWERS
+    assert [row.tokens_per_request for row in report.rows] == [32]
 
 
 def test_a_folder_without_models_is_said(tmp_path):
