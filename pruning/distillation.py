@@ -173,7 +173,10 @@ class Teacher:
             ConfigError: attention is to be learnt from an encoder-decoder.
         """
         if config.attention and model.config.is_encoder_decoder:
-            raise ConfigError("`distillation.attention` is for encoders alone; leave it out, or use `hidden`")
+            raise ConfigError(
+                "`distillation.attention` compares the one map that a layer of an encoder has, and a decoder's has two; leave it out, or "
+                "use `hidden`"
+            )
         self.model, self.config, self.task, self._output_ids = model.eval(), config, task, output_ids
         wanted = {"output_hidden_states": config.hidden > 0, "output_attentions": config.attention > 0}
         self.asks = {name: True for name, asked in wanted.items() if asked}

@@ -227,7 +227,10 @@ def _apply(model: onnx.ModelProto, scheme: Scheme, calibration: Sequence[Inputs]
 
 def _require_dynamic(source: Path, scheme: Scheme, *, plain: bool) -> None:
     if scheme != "dynamic" or not plain:
-        raise ConfigError(f"{source}: a model that generates is quantized dynamically, without fusion or smoothing; choose scheme dynamic")
+        raise ConfigError(
+            f"{source}: a model that generates is quantized dynamically, without fusion or smoothing, since all else works on the one "
+            f"graph of an encoder; choose scheme dynamic"
+        )
 
 
 def _manifest(above: Manifest, folder: Path, scheme: Scheme) -> Manifest:

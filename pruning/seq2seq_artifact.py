@@ -42,7 +42,34 @@ COMPARED_BEAMS = 4
 SPREAD_IDS = 16
 _ONLY_OF_BEAMS = {"length_penalty", "early_stopping"}
 _NOT_COMPARED = {"seed", "temperature", "top_k", "top_p", "min_new_tokens", "min_length"}
-_DEFAULT_MAX_LENGTH = GenerationConfig().max_length
+_TRANSFORMERS = GenerationConfig()
+_NOT_SERVED = (
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "constraints",
+    "diversity_penalty",
+    "dola_layers",
+    "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "exponential_decay_length_penalty",
+    "force_words_ids",
+    "forced_decoder_ids",
+    "guidance_scale",
+    "max_time",
+    "min_p",
+    "num_beam_groups",
+    "penalty_alpha",
+    "renormalize_logits",
+    "sequence_bias",
+    "stop_strings",
+    "suppress_tokens",
+    "token_healing",
+    "typical_p",
+    "watermarking_config",
+)
+"""Fields of transformers' generation config that change what is generated, and that the service's engine has not."""
 
 
 class Seq2SeqExport:
@@ -158,9 +185,13 @@ def default_settings(config: GenerationConfig, target_length: int) -> Generation
     Raises:
         ConfigError: the service cannot decode so.
     """
+    for name in _NOT_SERVED:
+        value = getattr(config, name, None)
+        if value and value != getattr(_TRANSFORMERS, name, None):
+            raise ConfigError(f"the model's generation config sets {name}, which the service cannot do; remove it")
     known = {name: getattr(config, name, None) for name in GenerationSettings.model_fields}
     given = {name: value for name, value in known.items() if value is not None}
-    stated = config.max_length - 1 if config.max_length not in (None, _DEFAULT_MAX_LENGTH) else target_length
+    stated = config.max_length - 1 if config.max_length not in (None, _TRANSFORMERS.max_length) else target_length
     longest = min(given.get("max_new_tokens", stated), target_length)
     try:
         return GenerationSettings.model_validate({**given, **_limited(given, longest)})

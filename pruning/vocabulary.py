@@ -5,13 +5,14 @@ which are the same table; the encoder reads as before. What the model writes are
 the edges: `OutputVocabulary`. A token that left can still be spelled: in bytes or characters, which all stay, or in longer pieces.
 """
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tokenizers import models
+from tokenizers import Tokenizer, models
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -143,8 +144,8 @@ class _Spelling:
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> "_Spelling":
         model = tokenizer.backend_tokenizer.model
-        if not isinstance(model, models.BPE | models.WordPiece) or getattr(model, "end_of_word_suffix", None):
-            raise UnsupportedModelError(f"cannot reduce a vocabulary of {type(model).__name__}: only byte-level BPE and WordPiece")
+        if not isinstance(model, models.WordPiece) and not _is_byte_level(tokenizer.backend_tokenizer):
+            raise UnsupportedModelError(f"cannot reduce a vocabulary of {type(model).__name__}: only WordPiece, and BPE that is byte-level")
         whole = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
         pieces = {token: index for token, index in tokenizer.get_vocab().items() if index not in whole}
         return cls(pieces, model.continuing_subword_prefix or "")
@@ -171,6 +172,20 @@ class _Spelling:
         """The prefix if the token begins with it, and the rest."""
         inner = self.prefix and token.startswith(self.prefix) and token != self.prefix
         return (self.prefix, token[len(self.prefix) :]) if inner else ("", token)
+
+
+def _is_byte_level(tokenizer: Tokenizer) -> bool:
+    """Whether tokens are sequences of bytes, each a character of its own: what a token says does not depend on where it stands then."""
+    model, document = tokenizer.model, json.loads(tokenizer.to_str())
+    if not isinstance(model, models.BPE) or model.byte_fallback or model.end_of_word_suffix:
+        return False
+    return all("ByteLevel" in _types(document[part]) for part in ("pre_tokenizer", "decoder"))
+
+
+def _types(part: Mapping[str, Any] | None) -> set[str]:
+    """Types of a part of a tokenizer, and of those that it is a sequence of."""
+    inner = [] if part is None else [*part.get("pretokenizers", ()), *part.get("decoders", ())]
+    return {each["type"] for each in inner} | ({part["type"]} if part else set())
 
 
 def _vocabulary(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> OutputVocabulary:

@@ -103,7 +103,9 @@ class Registry:
             if key in served or key in left_out:
                 raise ArtifactError(f"{folder}: {'/'.join(key)} is in {settings.models} twice; remove one of them")
             try:
-                model = load_model(folder, options=_options(settings, manifest))
+                options = _options(settings, manifest)
+                _require_runtime(settings, manifest, options)
+                model = load_model(folder, options=options)
             except GoldenError as error:
                 _log.warning("left out: %s", error)
                 left_out[key] = LeftOut(manifest, str(error))
@@ -223,6 +225,16 @@ def _options(settings: Settings, manifest: Manifest) -> RuntimeOptions:
         callers=settings.runners,
         precision="bf16" if name == "openvino" and "amx_bf16" in instruction_sets() else "f32",
     )
+
+
+def _require_runtime(settings: Settings, manifest: Manifest, options: RuntimeOptions) -> None:
+    """Refuse another runtime that is named for a model that generates; warn where it, or a GPU, is asked for all models."""
+    if manifest.generation is None or (options.name, options.device) == ("onnxruntime", "cpu"):
+        return
+    key = f"{manifest.name}/{manifest.variant}"
+    if key in settings.runtime and options.name != "onnxruntime":
+        raise SettingsError(f"the runtime of {key} is {options.name}, but a model that generates runs in onnxruntime only; leave it out")
+    _log.warning("%s generates, so it runs in onnxruntime on the CPU, whatever is set (%s, %s)", key, options.name, options.device)
 
 
 def _require_an_answer(served: Mapping[tuple[str, str], Served], left_out: Mapping[tuple[str, str], LeftOut]) -> None:

@@ -250,11 +250,11 @@ class Scheduler:
         self._let_in(job, rows, tokens)
 
     def _let_in(self, job: Job, rows: list[Row], tokens: int) -> None:
-        """Let a job's rows wait, or refuse them."""
+        """Let a job's rows wait, or refuse them; not those of a further round, since the job was let in with what it would take."""
         with self._changed:
             if job.finished:
                 return
-            if self._rows + len(rows) > self.limits.rows or self._tokens + tokens > self.limits.tokens:
+            if not job.rounds and (self._rows + len(rows) > self.limits.rows or self._tokens + tokens > self.limits.tokens):
                 refusal = OverloadedError(f"{self._rows} rows of {self._tokens} tokens are waiting; try again in a second, or send less")
             else:
                 refusal = None

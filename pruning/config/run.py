@@ -78,9 +78,12 @@ class RunConfig(Section):
             raise ValueError(f"a speed-up of {self.task} depends on {lengths}; give that beside `speedup`")
         distilled = [each for each in self._trainings if each.distillation is not None and each.distillation.pseudo_labels is not None]
         if any(each is not self.recover or not generates for each in distilled):
-            raise ValueError("`distillation.pseudo_labels` are for `recover` of a summarization model; leave them out elsewhere")
+            raise ValueError(
+                "`distillation.pseudo_labels` are summaries that the dense model writes for the pruned one, so they are for `recover` of a "
+                "summarization model; leave them out elsewhere"
+            )
         if generates and self.quantize.smooth:
-            raise ValueError("`quantize.smooth` is for encoders, and summarization generates; leave it out")
+            raise ValueError("`quantize.smooth` works on the one graph of an encoder, and a model that generates has two; leave it out")
         asked = [] if self.generation is None else [self.generation.min_new_tokens, self.generation.max_new_tokens]
         if any(tokens is not None and tokens > self.target_length for tokens in asked):
             raise ValueError(f"`generation` asks for more tokens than `target_length`, {self.target_length}; raise that, or ask for fewer")

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Optional
 
 from pydantic import Discriminator, Field, RootModel, Tag, create_model
@@ -84,7 +85,9 @@ class SummarizeBody(Body):
     ] = Field(description="A document, or a list of them.")
     parameters: SummarizeParameters = Field(default=SummarizeParameters(), description="How to summarize.")
     stream: bool = Field(
-        default=False, description="Whether the answer comes as server-sent events, of one document; so does `Accept: text/event-stream`."
+        default=False,
+        description="Whether the answer comes as server-sent events, of one document; so does `Accept: text/event-stream`. It is decoded "
+        "by one beam where `num_beams` is not given.",
     )
 
 
@@ -168,13 +171,24 @@ def document(body: SummarizeBody, entries: list[Entry]) -> Any:  # noqa: ANN401 
 
 
 async def stream(body: SummarizeBody, requests: Sequence[Item], exchange: Exchange) -> Stream | None:
-    """The answer as events, where the body or the header Accept asks for them."""
-    accepted = exchange.call.headers.get("accept", "").partition(";")[0].strip().lower()
-    if not body.stream and accepted != EVENTS:
+    """The answer as events, where the body or the header Accept asks for them; by one beam, where the request says nothing of beams."""
+    if not (body.stream or _names_events(exchange.call.headers.get("accept", ""))):
         return None
     if isinstance(body.inputs, list):
         raise RequestError("a stream is the summary of one document; send inputs as a text, or without stream", field="#/inputs")
-    return await streamed(requests[0], exchange, finish)
+    return await streamed(_by_one_beam(requests[0]), exchange, finish)
+
+
+def _names_events(accept: str) -> bool:
+    """Whether the header Accept names server-sent events, alone or among others."""
+    return any(media_type.partition(";")[0].strip().lower() == EVENTS for media_type in accept.split(","))
+
+
+def _by_one_beam(item: Item) -> Item:
+    """The request greedily or drawn, where it does not name beams: what beams find can be told only when it is whole."""
+    asked = item.request
+    assert isinstance(asked, SummarizeRequest)
+    return replace(item, request=asked.model_copy(update={"settings": {"num_beams": 1, **asked.settings}}))
 
 
 def _require_allowed(given: Mapping[str, Any], settings: Settings) -> None:
@@ -203,8 +217,8 @@ SUMMARIZE = Endpoint(
     summary="Summarize texts",
     description="A summary for each document. One that is longer than the model reads is cut, or read in parts (`long_text`). With "
     "`stream` the answer is server-sent events: `data:` with a token each, of which the last carries `summary_text` and `details`; "
-    "`event: error` with a problem document where something goes wrong on the way; `: ping` where nothing comes for a while. What beams "
-    "found is sent whole, at the end.",
+    "`event: error` with a problem document where something goes wrong on the way; `: ping` where nothing comes for a while. It is "
+    "decoded by one beam where `num_beams` is not given; what several found is sent whole, at the end.",
     examples={
         "one": {
             "summary": "One document",

@@ -92,7 +92,14 @@ class Summarization:
         """The response, or the sources of the next round; `texts` are what the last round generated."""
         last = rounds[-1]
         if len(last.rows) > 1 and any(texts):
-            return self._next_sources(" ".join(filter(None, texts)), len(last.rows), tokenizer, manifest)
+            rows = _next_sources(" ".join(filter(None, texts)), len(last.rows), tokenizer, generation_of(manifest).source_length)
+            if rows[0].truncated and not request.truncation:
+                raise RequestError(
+                    "the summaries of its parts do not get fewer, and would have to be cut; shorten the text, lower max_new_tokens, or "
+                    "allow truncation",
+                    field="text",
+                )
+            return rows
         return SummarizeResponse(
             summary=texts[0],
             finish_reason=last.generated[0].finish_reason,
@@ -100,12 +107,6 @@ class Summarization:
             truncated=any(row.truncated for each in rounds for row in each.rows),
             windows=len(rounds[0].rows),
         )
-
-    def _next_sources(self, text: str, before: int, tokenizer: TextTokenizer, manifest: Manifest) -> list[Row]:
-        """Parts of the summaries; cut to one where there are no fewer of them than before, as that would never end."""
-        length = generation_of(manifest).source_length
-        rows = parts(text, tokenizer, length)
-        return rows if len(rows) < before else [tokenizer.row(text, max_length=length, places=False)]
 
 
 def generation_of(manifest: Manifest) -> GenerationInfo:
@@ -165,6 +166,12 @@ def parts(text: str, tokenizer: TextTokenizer, length: int) -> list[Row]:
         most=MAX_WINDOWS,
         cuts=lambda offsets, room: cuts(np.searchsorted(offsets[:, 0], sentences), len(offsets), room),
     )
+
+
+def _next_sources(text: str, before: int, tokenizer: TextTokenizer, length: int) -> list[Row]:
+    """Parts of the summaries; cut to one where there are no fewer of them than before, as that would never end."""
+    rows = parts(text, tokenizer, length)
+    return rows if len(rows) < before else [tokenizer.row(text, max_length=length, places=False)]
 
 
 def cuts(breaks: IntArray, tokens: int, room: int) -> list[int]:

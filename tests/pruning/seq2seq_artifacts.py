@@ -51,7 +51,7 @@ def summarizer(*, seed: int = 0, pruned: bool = False, reduced: bool = False) ->
 
 
 def wide_bart() -> PreTrainedModel:
-    """A random BART whose heads are as large as real ones, so that the runtime has the same kernels for it, and that looks at all it reads."""
+    """A random BART with heads as large as real ones, so that the runtime has the same kernels for it, which looks at all that it reads."""
     model = tiny_bart(seed=1, encoder_layers=1, decoder_layers=2, hidden=384, heads=6, vocabulary=200)
     with torch.no_grad():
         for layer in model.model.decoder.layers:

@@ -166,6 +166,39 @@ def test_settings_that_cannot_be_served_are_refused(config):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("bad_words_ids", [[5]]),
+        ("suppress_tokens", [5, 6]),
+        ("encoder_no_repeat_ngram_size", 3),
+        ("num_beam_groups", 2),
+        ("diversity_penalty", 0.5),
+        ("renormalize_logits", True),
+        ("min_p", 0.1),
+    ],
+)
+def test_setting_that_the_service_does_not_know_is_refused(field: str, value: object):
+    """What would be generated otherwise than transformers does is not exported in silence."""
+    with pytest.raises(ConfigError, match=f"sets {field}, which the service cannot do"):
+        default_settings(GenerationConfig(**{"num_beams": 4, field: value}), 60)
+
+
+def test_settings_that_published_checkpoints_have_are_taken():
+    """transformers' own defaults, one by one, and what generation configs of BART for summaries set."""
+    usual = {
+        "early_stopping": True,
+        "length_penalty": 2.0,
+        "max_length": 142,
+        "min_length": 56,
+        "no_repeat_ngram_size": 3,
+        "num_beams": 4,
+    }
+    special = {"bos_token_id": 0, "decoder_start_token_id": 2, "eos_token_id": 2, "forced_bos_token_id": 0, "forced_eos_token_id": 2}
+    found = default_settings(GenerationConfig.from_dict({**GenerationConfig().to_dict(), **usual, **special, "pad_token_id": 1}), 1024)
+    assert found.model_dump().items() >= ({**usual, "max_new_tokens": 141}.items() - {("max_length", 142)})
+
+
 def test_case_is_to_be_restored_where_the_tokenizer_has_none():
     """A tokenizer that lowers its text says so in the manifest."""
     model = summarizer()

@@ -42,6 +42,12 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
+def shipped_tokenizer() -> PreTrainedTokenizerFast:
+    """The WordPiece of a model that ships, 30,522 tokens of it."""
+    path = Path(__file__).parents[2] / "models/qa/dense/tokenizer.json"
+    return PreTrainedTokenizerFast(tokenizer_file=str(path), pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+
+
 def reduced(keep: int = 280) -> tuple[BartForConditionalGeneration, BartForConditionalGeneration, OutputVocabulary]:
     """A model, the same with fewer output tokens, and what these stand for."""
     tokenizer = byte_tokenizer()
@@ -119,7 +125,7 @@ def test_special_tokens_that_move_are_renumbered_in_the_configs():
     assert vocabulary.ids[model.generation_config.forced_bos_token_id] == tokenizer.mask_token_id
 
 
-@pytest.mark.parametrize(("make", "keep"), [(byte_tokenizer, 270), (byte_tokenizer, 300), (word_tokenizer, 20)])
+@pytest.mark.parametrize(("make", "keep"), [(byte_tokenizer, 270), (byte_tokenizer, 300), (word_tokenizer, 20), (shipped_tokenizer, 8000)])
 def test_every_token_can_still_be_spelled(make, keep: int):
     """Each token of the tokenizer has a spelling in kept ones that decodes to the same text."""
     tokenizer = make()
@@ -208,6 +214,31 @@ def test_reduced_model_shares_the_file_of_embeddings(tmp_path: Path):
 def test_dense_model_has_no_output_vocabulary_of_its_own():
     """Its output ids are the tokenizer's."""
     assert output_vocabulary(tiny_bart(), byte_tokenizer()) is None
+
+
+def _with_bytes_for_the_rest(tokenizer: Tokenizer) -> None:
+    tokenizer.model.byte_fallback = True
+
+
+def _of_plain_words(tokenizer: Tokenizer) -> None:
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+
+
+def _of_other_texts(tokenizer: Tokenizer) -> None:
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+
+
+@pytest.mark.parametrize("change", [_with_bytes_for_the_rest, _of_plain_words, _of_other_texts])
+def test_bpe_that_is_not_of_bytes_is_refused(change):
+    """Its pieces do not spell what a token says; sequences with ByteLevel in them do."""
+    tokenizer = byte_tokenizer()
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    backend.decoder = decoders.Sequence([decoders.ByteLevel()])
+    choose_tokens(tokenizer, TEXTS, 270, special=tokenizer.all_special_ids)
+    change(backend)
+    with pytest.raises(UnsupportedModelError, match="BPE that is byte-level"):
+        choose_tokens(tokenizer, TEXTS, 270, special=tokenizer.all_special_ids)
 
 
 def test_what_cannot_be_reduced_is_refused():

@@ -12,6 +12,7 @@ from service.errors import ArtifactError, GoldenError, NotFoundError, SettingsEr
 from service.registry import Registry, drawn
 from service.settings import Settings
 from tests.service import builders
+from tests.service.summarizing import write_summarizer
 
 QA, CLASSIFY = "question-answering", "text-classification"
 
@@ -44,6 +45,26 @@ def test_the_preferred_variant_answers(tmp_path):
     assert registry.choose(QA).key == "qa/compact"
     assert registry.choose(QA, variant="dense").key == "qa/dense"
     assert loaded(tmp_path, prefer=("dense",)).choose(QA).key == "qa/dense"
+
+
+@pytest.mark.parametrize("asked", [{"runtime": {"*": "openvino"}}, {"device": "cuda"}])
+def test_model_that_generates_says_where_it_runs(tmp_path, caplog, asked):
+    """It runs in ONNX Runtime on the CPU; where all models were asked to run elsewhere, one line says so."""
+    write_summarizer(tmp_path / "summarize/dense")
+    registry = loaded(tmp_path, **asked)
+    assert registry.choose("summarization").model.session.runtime.startswith("onnxruntime")
+    (line,) = caplog.messages
+    assert line.startswith("summarize/dense generates, so it runs in onnxruntime on the CPU")
+    caplog.clear()
+    loaded(tmp_path, runtime={"qa/dense": "openvino"})
+    assert caplog.messages == []
+
+
+def test_other_runtime_by_name_of_a_model_that_generates_is_refused(tmp_path):
+    """Who names the model is told that it cannot be."""
+    write_summarizer(tmp_path / "summarize/dense")
+    with pytest.raises(SettingsError, match="the runtime of summarize/dense is openvino, but"):
+        loaded(tmp_path, runtime={"summarize/dense": "openvino"})
 
 
 def test_models_of_a_task_are_told_apart(tmp_path):

@@ -119,6 +119,34 @@ def test_rounds_follow_each_other_until_there_is_a_response():
     assert desk.runners.stop(PATIENCE)
 
 
+def test_further_round_is_let_in_whatever_waits(gate):
+    """A job that was let in is not refused half-way because others have filled the queue since; who comes new is."""
+    done: list[Job] = []
+    scheduler, engine, texts = Scheduler(Limits(rows=2)), held(gate), sources(3, 4)
+
+    def submit(engine: Generating, texts: Sequence[Sequence[int]], rounds: int = 1) -> Job:
+        job = Job(engine, Texts(sources=tuple(map(tuple, texts)), rounds=rounds), 10, time.monotonic() + PATIENCE, done.append)
+        scheduler.submit(job)
+        return job
+
+    def work() -> None:
+        found = scheduler.take(wait=True)
+        assert found is not None
+        scheduler.do(found)
+
+    job = submit(Generating(), texts[:2], rounds=2)
+    work()
+    proceeding = scheduler.take(wait=True)
+    others = [submit(engine, [text]) for text in texts[1:]]
+    for _ in others:
+        work()
+    assert [type(other.error) for other in others] == [type(None), type(None), OverloadedError]
+    assert proceeding is job
+    scheduler.do(proceeding)
+    work()
+    assert job.response == Tokens(generated=[alone(*texts[:2]), alone(texts[0])])
+
+
 def test_tokens_of_the_last_round_are_told():
     """Who listens hears the tokens of a round of one source, with their log-probabilities."""
     heard: list[Progress] = []

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import socket
 import threading
 import time
@@ -15,10 +16,13 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI
 
+from pruning.quantization import quantize_artifact
 from service.model import Model
 from service.registry import Registry, Served
 from service.runtime.base import Array, Session
 from service.tokenization import TextTokenizer
+from tests.pruning.seq2seq_artifacts import summarizer
+from tests.pruning.seq2seq_artifacts import write_summarizer as export_summarizer
 from tests.service import builders
 from tests.service.http.graphs import masked_mean, scaled_by_call
 from tests.service.summarizing import write_summarizer
@@ -30,7 +34,7 @@ INTERNAL_WORDS = ("Traceback", 'File "', ".py", "pydantic", "starlette", "secret
 
 
 def write_models(folder: Path) -> Path:
-    """Two variants of questions, of sentiment and of summaries, several labels at once in `topics`."""
+    """Two variants of questions and of sentiment, three of summaries, several labels at once in `topics`."""
     bert, roberta = builders.bert_tokenizer(), builders.roberta_tokenizer()
     for seed, variant, precision in ((0, "dense", "fp32"), (1, "compact-int8", "int8")):
         about: dict[str, Any] = {"variant": variant, "precision": precision}
@@ -43,7 +47,19 @@ def write_models(folder: Path) -> Path:
     builders.write_artifact(folder / "topics/dense", "text-classification", topics, bert, name="topics", multi_label=True)
     write_summarizer(folder / "summarize/dense")
     write_summarizer(folder / "summarize/compact", variant="compact", seed=1, tokenizer=roberta)
+    _write_small_summarizer(folder / "summarize/compact-int8")
     return folder
+
+
+def _write_small_summarizer(folder: Path) -> None:
+    """A pruned model of fewer output tokens in 8 bits, as it is exported, whose own way is beams."""
+    model = summarizer(seed=3, pruned=True, reduced=True)
+    model.generation_config.num_beams, model.generation_config.max_length = 4, 13
+    model.generation_config.no_repeat_ngram_size = 2
+    exported = folder.parent / "exported"
+    export_summarizer(exported, model, name="summarize", target_length=40)
+    quantize_artifact(exported, folder)
+    shutil.rmtree(exported)
 
 
 class FakeSession:

@@ -52,6 +52,7 @@ def test_models_are_listed_with_what_is_known_of_them(client):
     assert set(found) == {(name, variant) for name in ("qa", "sentiment") for variant in ("dense", "compact-int8")} | {
         ("topics", "dense"),
         ("summarize", "dense"),
+        ("summarize", "compact-int8"),
         ("summarize", "compact"),
     }
     parameters = found["qa", "dense"]["parameters"]

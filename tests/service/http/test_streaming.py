@@ -64,7 +64,7 @@ def begun(client, **request):
         yield lines
 
 
-@pytest.mark.parametrize("variant", ["dense", "compact"])
+@pytest.mark.parametrize("variant", ["dense", "compact", "compact-int8"])
 @pytest.mark.parametrize(
     "generate",
     [{}, {"max_new_tokens": 30}, {"max_new_tokens": 1}, {"do_sample": True, "seed": 3, "temperature": 9.0, "max_new_tokens": 40}],
@@ -74,7 +74,7 @@ def test_streamed_text_is_the_answer(client, variant, generate):
     for text in (DOCUMENT, LONG_DOCUMENT, "ada wrote it: it's the café."):
         body = body_of(text, variant, **generate)
         events = streamed(client, body)
-        parameters = {**body["parameters"], "details": True}
+        parameters = {"generate_parameters": {"num_beams": 1, **generate}, "details": True}
         (answer,) = client.post("/summarize", json={**body, "stream": False, "parameters": parameters}).json()
         assert "".join(event["token"]["text"] for event in events) == answer["summary_text"] == events[-1]["summary_text"]
         assert [event["index"] for event in events] == list(range(1, answer["details"]["generated_tokens"] + 1))
@@ -103,10 +103,34 @@ def test_parts_are_streamed_in_the_last_round(client):
     assert "".join(event["token"]["text"] for event in events) == events[-1]["summary_text"]
 
 
-def test_accept_asks_for_a_stream_as_well(client):
-    """`Accept: text/event-stream` does what `stream` does."""
-    response = client.post("/summarize", json={"inputs": DOCUMENT}, headers={"Accept": "text/event-stream"})
-    assert events_of(response.text)[-1][1]["summary_text"]
+def test_model_of_beams_is_streamed_by_one(client):
+    """Where the model's own way is beams, a stream that does not name them is of the greedy summary, token by token."""
+    body = body_of(variant="compact-int8")
+    events = streamed(client, body)
+    assert len(events) > 1
+    assert "".join(event["token"]["text"] for event in events) == events[-1]["summary_text"]
+    whole, greedy = ({**body, "stream": False, "parameters": {"generate_parameters": way}} for way in ({}, {"num_beams": 1}))
+    assert client.post("/summarize", json=greedy).json() == [{"summary_text": events[-1]["summary_text"]}]
+    (event,) = streamed(client, body_of(variant="compact-int8", num_beams=4))
+    assert client.post("/summarize", json=whole).json() == [{"summary_text": event["summary_text"]}]
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("text/event-stream", "text/event-stream"),
+        ("text/event-stream, application/json", "text/event-stream"),
+        ("application/json;q=0.5,Text/Event-Stream;q=0.9", "text/event-stream"),
+        ("application/json, */*", "application/json"),
+        ("text/event-streams", "application/json"),
+    ],
+)
+def test_accept_asks_for_a_stream_as_well(client, accept, kind):
+    """The header Accept does what `stream` does where it names events, among other types too."""
+    response = client.post("/summarize", json={"inputs": DOCUMENT}, headers={"Accept": accept})
+    assert response.headers["content-type"].partition(";")[0] == kind
+    found = events_of(response.text)[-1][1] if kind == "text/event-stream" else response.json()[0]
+    assert found["summary_text"]
 
 
 def test_refusal_before_the_first_event_has_its_status(client):

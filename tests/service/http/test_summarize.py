@@ -175,18 +175,24 @@ async def together(app, bodies):
     return [response.json() for response in responses]
 
 
-def body_of(chance):
+def body_of(chance, **more):
     """A random body: greedy, beams or drawn, one document or several, short or in parts."""
     ways = [{}, {"num_beams": chance.randint(2, 4)}, {"do_sample": True, "temperature": 5.0, "seed": chance.randrange(9)}]
     generate = {**chance.choice(ways), "max_new_tokens": chance.randint(1, 20)}
     texts = [" ".join(chance.choices(WORDS, k=chance.randint(1, 60))) for _ in range(chance.randint(1, 3))]
-    return {"inputs": texts, "parameters": {"generate_parameters": generate, "long_text": chance.choice(["truncate", "map_reduce"])}}
+    return {
+        "inputs": texts,
+        "parameters": {"generate_parameters": generate, "long_text": chance.choice(["truncate", "map_reduce"])},
+        **more,
+    }
 
 
-def test_every_answer_equals_the_answer_given_alone(client):
-    """Shuffled and sent at once, requests share steps, and none changes another."""
+@pytest.mark.parametrize("variant", ["dense", "compact-int8"])
+def test_every_answer_equals_the_answer_given_alone(start, variant):
+    """Shuffled and sent at once, requests share steps, and none changes another: in 8 bits and with fewer output tokens either."""
+    client = start(variants=("summarize/*",), queue_wait_ms=60_000)
     chance = random.Random(0)
-    bodies = [body_of(chance) for _ in range(30)]
+    bodies = [body_of(chance, variant=variant) for _ in range(30)]
 
     def steps():
         return metric(client.get("/metrics").text, "secateur_decode_step_duration_seconds_count")

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.artifact import read_manifest
+from service.errors import RequestError
 from service.generation import Generated
 from service.tasks.base import Round
 from service.tasks.summarize import Summarization, SummarizeRequest, SummarizeResponse, cuts
@@ -36,6 +37,22 @@ def test_breaks_near_equal_parts_are_taken(breaks, tokens, expected):
 def manifest(tmp_path_factory):
     """Of a tiny model."""
     return read_manifest(write_summarizer(tmp_path_factory.mktemp("models") / "summarize/dense"))
+
+
+def test_summaries_that_do_not_get_fewer_are_cut_only_where_that_is_allowed(manifest):
+    """Where the parts' summaries take as many parts again, they are cut to one, or refused if nothing may be cut."""
+    task, tokenizer = Summarization(), TextTokenizer(bert_tokenizer())
+    request = SummarizeRequest(text=LONG_DOCUMENT, long_text="map_reduce")
+    rows = task.preprocess(request, tokenizer, manifest)
+    wordy = Round(rows, [Generated((3,), "eos")] * len(rows)), [LONG_DOCUMENT] * len(rows)
+    (cut,) = task.postprocess(request, [wordy[0]], wordy[1], tokenizer, manifest)
+    assert cut.truncated
+    uncut = request.model_copy(update={"truncation": False})
+    with pytest.raises(RequestError, match="do not get fewer") as refused:
+        task.postprocess(uncut, [wordy[0]], wordy[1], tokenizer, manifest)
+    assert refused.value.field == "text"
+    fitting = task.postprocess(uncut, [wordy[0]], [DOCUMENT, *[""] * (len(rows) - 1)], tokenizer, manifest)
+    assert [row.truncated for row in fitting] == [False]
 
 
 def test_parts_that_say_nothing_have_an_empty_summary(manifest):
