@@ -60,7 +60,7 @@ def arrivals(load: Load, *, spacing: Spacing, seed: int) -> FloatArray:
     """
     ends = np.cumsum([phase.seconds for phase in load])
     due = np.cumsum([phase.seconds * phase.rate for phase in load])
-    unit = _poisson(float(due[-1]), seed) if spacing == "poisson" else np.arange(0.5, due[-1])
+    unit = poisson(float(due[-1]), seed) if spacing == "poisson" else np.arange(0.5, due[-1])
     return np.asarray(np.interp(unit, np.concatenate([[0.0], due]), np.concatenate([[0.0], ends])), dtype=np.float64)
 
 
@@ -70,7 +70,7 @@ def phase_of(times: FloatArray, load: Load) -> NDArray[np.int64]:
     return np.asarray(np.minimum(np.searchsorted(ends, times, side="right"), len(load) - 1), dtype=np.int64)
 
 
-def _poisson(expected: float, seed: int) -> FloatArray:
+def poisson(expected: float, seed: int) -> FloatArray:
     """Times of a Poisson process of rate 1 up to `expected`; gaps are drawn in blocks, so that a longer one begins as a shorter one."""
     source, times = np.random.default_rng(seed), np.zeros(1)
     while times[-1] <= expected:

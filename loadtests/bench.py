@@ -4,14 +4,16 @@ A visit is a short closed loop, for capacity, and open loops at rates around the
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from loadtests.allotment import MOST_SECONDS, Loads, requests_of_steps
 from loadtests.arrivals import Load, steady
 from loadtests.client import Client, Prepared
 from loadtests.deadline import NEVER, Deadline
@@ -19,11 +21,13 @@ from loadtests.described import artifact_of, scores_of
 from loadtests.errors import MeasurementError
 from loadtests.load import LoadGenerator, Made
 from loadtests.machine import Reading, cores_with, read, resident_bytes
-from loadtests.plan import Plan, Subject
+from loadtests.plan import WARM_SHARE, Plan, Subject
+from loadtests.queueing import rate_within
 from loadtests.request_log import RequestLog
 from loadtests.results import Accuracy, Artifact
 from loadtests.servers import Server
 from loadtests.statistics import (
+    PERCENT,
     Knee,
     Objective,
     Sample,
@@ -32,8 +36,10 @@ from loadtests.statistics import (
     step_of,
 )
 from loadtests.texts import Task, Texts, file_texts, own_texts
+from loadtests.traces import typical_seeds
 
-OF_CAPACITY = 0.6
+OF_CAPACITY, LIGHT = 0.6, 0.1
+TELLING_REQUESTS = 30
 
 Progress = Callable[[str], None]
 
@@ -83,10 +89,18 @@ class Met:
 
 @dataclass(frozen=True)
 class Kept:
-    """A load that was made: of which subject, by its label, and whether it was an open loop."""
+    """A load that was made.
+
+    Attributes:
+        label: of its subject.
+        is_open: whether it was an open loop.
+        seconds: in which its requests were due.
+        made: what came of it.
+    """
 
     label: str
     is_open: bool
+    seconds: float
     made: Made
 
 
@@ -133,18 +147,19 @@ class Bench:
         self.deadline.check()
         url = self.servers[met.label].url
         made = self.generator.closed(url, met.requests, connections=connections, seconds=seconds)
-        self._keep(Kept(met.label, is_open=False, made=made), name)
+        self._keep(Kept(met.label, is_open=False, seconds=seconds, made=made), name)
         return int(made.log.good.sum()) / made.seconds
 
     def open(self, met: Met, *, rate: float, seconds: float, seed: int, name: str) -> RequestLog:
-        """Requests at a rate, without those of the time in which connections are made."""
-        return self.shape(met, steady(rate, seconds), seed=seed, name=name).between(self.plan.times.warm, np.inf)
+        """Requests at a rate, without those at the beginning, which find a service that does nothing."""
+        return self.shape(met, steady(rate, seconds), seed=seed, name=name).between(WARM_SHARE * seconds, np.inf)
 
     def shape(self, met: Met, load: Load, *, seed: int, name: str) -> RequestLog:
         """Requests of any open load."""
         self.deadline.check()
         made = self.generator.open(self.servers[met.label].url, met.requests, load, spacing=self.plan.spacing, seed=seed)
-        self._keep(Kept(met.label, is_open=True, made=made), name)
+        seconds = sum(phase.seconds for phase in load)
+        self._keep(Kept(met.label, is_open=True, seconds=seconds, made=made), name)
         return made.log
 
     def require_running(self, met: Met) -> None:
@@ -177,30 +192,71 @@ def texts_for(bench: Bench, task: Task, rows: dict[str, dict[str, Any]]) -> Text
     return own_texts(task, plan.lengths or task.lengths, count=client.counter(task, which, whole=True), **chosen)
 
 
-def knee_of(bench: Bench, task: Task, met: Met, objective: Objective) -> Knee:
-    """The knee of one subject; `MeasurementError` where nothing is answered."""
-    bench.progress(f"/{task.name}: knee of {met.label}")
-    plan, prefix, numbers = bench.plan, f"{task.name}-{met.label}-search", iter(range(100))
-    capacity = bench.closed(met, connections=plan.connections, seconds=plan.times.knee, name=f"{prefix}-closed")
+def knees_of(bench: Bench, task: Task, met: Mapping[str, Met], objective: Objective) -> dict[str, Knee]:
+    """The knee of each subject, by label; `MeasurementError` where nothing is answered."""
+    bench.progress(f"/{task.name}: capacity of each variant")
+    capacities = {label: capacity_before(bench, task, each) for label, each in met.items()}
+    firsts = {label: first_rate(bench.plan, task, objective, capacity) for label, capacity in capacities.items()}
+    requests = requests_of_steps(bench.plan, firsts, objective)
+    return {
+        label: knee_of(bench, task, each, objective, capacity=capacities[label], first=firsts[label], requests=requests[label])
+        for label, each in met.items()
+    }
+
+
+def capacity_before(bench: Bench, task: Task, met: Met) -> float:
+    """Right answers per second of a closed loop before the search; `MeasurementError` for none."""
+    plan, name = bench.plan, f"{task.name}-{met.label}-search-closed"
+    capacity = bench.closed(met, connections=plan.connections, seconds=plan.times.closed, name=name)
     if capacity == 0:
         raise MeasurementError(f"{met.label} gives no right answer to {task.path} under load")
+    return capacity
+
+
+def first_rate(plan: Plan, task: Task, objective: Objective, capacity: float) -> float:
+    """Requests per second at which the search begins, after what a closed loop could do.
+
+    That of a simulated queue of requests that all take as long; a share of the capacity where a model answers many together, and where
+    requests come evenly.
+    """
+    if task.generates or plan.spacing == "fixed":
+        return OF_CAPACITY * capacity
+    service_s = min(plan.cores, plan.connections) / capacity
+    found = rate_within(objective.slo_ms / 1e3, service_s=service_s, servers=plan.cores, percent=PERCENT)
+    return found or LIGHT * capacity
+
+
+def knee_of(bench: Bench, task: Task, met: Met, objective: Objective, *, capacity: float, first: float, requests: float) -> Knee:
+    """The knee of one subject.
+
+    Args:
+        bench, task, met, objective: what is measured.
+        capacity: right answers per second of a closed loop.
+        first: rate to begin with.
+        requests: of a step; one at a slow rate lasts no longer than a little more than the first, and has fewer.
+    """
+    bench.progress(f"/{task.name}: knee of {met.label}")
+    turns = count()
 
     def measure(rate: float) -> Step:
-        name = f"{prefix}-{next(numbers):02}"
-        return step_of(rate, sample_of(bench.open(met, rate=rate, seconds=plan.times.knee, seed=plan.seed, name=name)))
+        turn, seconds = next(turns), min(requests / rate, MOST_SECONDS * requests / first)
+        (seed,) = typical_seeds(1, (rate * seconds,), warm=WARM_SHARE, seed=bench.plan.seed + turn)
+        log = bench.open(met, rate=rate, seconds=seconds, seed=seed, name=f"{task.name}-{met.label}-search-{turn:02}")
+        return step_of(rate, sample_of(log))
 
-    knee = find_knee(measure, objective, first=OF_CAPACITY * capacity)
+    knee = find_knee(measure, objective, first=first, light=LIGHT * capacity, telling=TELLING_REQUESTS)
     bench.require_running(met)
     return knee
 
 
-def visit_all(bench: Bench, task: Task, met: dict[str, Met], knees: dict[str, Knee]) -> dict[str, list[Visit]]:
-    """Visits of each subject, [rounds], by label."""
-    visits: dict[str, list[Visit]] = {label: [] for label in met}
-    for number, subject in in_turns(bench.plan):
-        bench.progress(f"/{task.name}: round {number + 1} of {bench.plan.rounds}, {subject.label}")
+def visit_all(bench: Bench, task: Task, met: Mapping[str, Met], loads: Mapping[str, Loads]) -> dict[str, list[Visit]]:
+    """Visits of each subject, [rounds], by label. The round's seed is every subject's, so all meet the same bunches of arrivals."""
+    plan, visits = bench.plan, {label: list[Visit]() for label in met}
+    seeds = typical_seeds(plan.rounds, [each.requests for each in loads.values()], warm=WARM_SHARE, seed=plan.seed)
+    for number, subject in in_turns(plan):
+        bench.progress(f"/{task.name}: round {number + 1} of {plan.rounds}, {subject.label}")
         label = subject.label
-        visits[label].append(visit(bench, task, met[label], knees[label], number))
+        visits[label].append(visit(bench, task, met[label], loads[label], number=number, seed=seeds[number]))
     return visits
 
 
@@ -210,26 +266,18 @@ def in_turns(plan: Plan) -> Iterator[tuple[int, Subject]]:
         yield from ((number, subject) for subject in (plan.subjects if number % 2 == 0 else reversed(plan.subjects)))
 
 
-def visit(bench: Bench, task: Task, met: Met, knee: Knee, number: int) -> Visit:
-    """One visit. The round's seed is every subject's, so all meet the same bunches of arrivals.
-
-    Raises:
-        MeasurementError: the service ended, or answered nothing rightly.
-    """
+def visit(bench: Bench, task: Task, met: Met, loads: Loads, *, number: int, seed: int) -> Visit:
+    """One visit, of the round of that number; `MeasurementError` where the service ended, or answered nothing rightly."""
     plan, prefix = bench.plan, f"{task.name}-{met.label}-round-{number:02}"
     capacity = bench.closed(met, connections=plan.connections, seconds=plan.times.closed, name=f"{prefix}-closed")
-    ask = partial(bench.open, met, seconds=plan.times.step, seed=plan.seed + 1 + number)
-    logs = tuple(ask(rate=rate, name=f"{prefix}-{place}") for place, rate in enumerate(rates_of(plan, knee)))
+    logs = tuple(
+        bench.open(met, rate=rate, seconds=loads.requests / rate, seed=seed, name=f"{prefix}-{place}")
+        for place, rate in enumerate(loads.rates)
+    )
     bench.require_running(met)
     if capacity == 0:
         raise MeasurementError(f"{met.label} gives no right answer to {task.path} in round {number + 1}")
     return Visit(capacity, logs, resident_bytes(bench.servers[met.label].pid))
-
-
-def rates_of(plan: Plan, knee: Knee) -> list[float]:
-    """Rates of a visit, ascending: around the knee, or, where there is none, around the lowest rate that was tried."""
-    middle = knee.rate or min(step.rate for step in knee.steps)
-    return [share * middle for share in plan.shares]
 
 
 def sample_of(log: RequestLog) -> Sample:

@@ -7,7 +7,7 @@ import click
 
 from loadtests.command_line import CommandGroup, bar, finish, options_of_load, output_or
 from loadtests.errors import LoadTestError
-from loadtests.gates import parse_gate
+from loadtests.gates import parse_gate, require_planned
 from loadtests.jobs import jobs_of
 from loadtests.lengths import parse_lengths
 from loadtests.machine import MOST_OTHERS, others_now
@@ -19,6 +19,7 @@ from loadtests.plan import (
     MINUTES_PER_TASK,
     QUICK_DISTINCT,
     QUICK_MINUTES_PER_TASK,
+    QUICK_ROUNDS,
     ROUNDS,
     SHARES,
     Plan,
@@ -60,7 +61,7 @@ def main() -> None:
     help="May be given several times; without it all that there is a model for, and with --quick qa.",
 )
 @click.option("--minutes", type=click.FloatRange(min=0.1), help="About how long loads take; 10 for each task, or 1.75 with --quick.")
-@click.option("--rounds", default=ROUNDS, show_default=True, type=click.IntRange(min=LEAST_ROUNDS), help="Visits of each variant.")
+@click.option("--rounds", type=click.IntRange(min=LEAST_ROUNDS), help=f"Visits of each variant; {ROUNDS}, or {QUICK_ROUNDS} with --quick.")
 @click.option("--quick", is_flag=True, help="To see that it works, not for figures.")
 @click.option(
     "--below/--no-below", default=True, help="Whether to measure what lies below HTTP, too: layers, raw sessions, what each step won."
@@ -77,6 +78,7 @@ def compare(
     tasks: tuple[str, ...],
     length: str | None,
     minutes: float | None,
+    rounds: int | None,
     quick: bool,
     gates: tuple[str, ...],
     metrics_port: int | None,
@@ -89,7 +91,7 @@ def compare(
     """The highest rate that each variant keeps up with, and how many times the first one's that is.
 
     Texts, arrivals and cores are the same for all. Leave the machine alone meanwhile: a run that was disturbed is void. Ends with 1 when a
-    gate is missed, and with 3 when the run is void.
+    gate is missed, with 3 when the run is void, and with 4 when a gate could not be measured.
 
     \b
     Examples:
@@ -104,12 +106,16 @@ def compare(
     if (length or rest["texts"]) and len(named) != 1:
         raise LoadTestError("--length and --texts are of one task; name it by --task")
     chosen = named or tasks_of(target)
+    if quick and asked:
+        raise LoadTestError("--quick decides no gate; leave --gate or --quick out")
+    require_planned(asked, {name: [subject.label for subject in subjects] for name in chosen if subjects})
     plan = Plan(
         tasks=chosen,
         subjects=subjects,
         named=variants is not None,
         lengths=lengths,
         minutes=minutes or (QUICK_MINUTES_PER_TASK if quick else MINUTES_PER_TASK) * len(chosen),
+        rounds=rounds or (QUICK_ROUNDS if quick else ROUNDS),
         shares=FEW_SHARES if quick else SHARES,
         distinct=QUICK_DISTINCT if quick else DISTINCT,
         quick=quick,
@@ -123,11 +129,12 @@ def compare(
     with jobs_of(plan, target) as jobs:
         for note in jobs.all_notes:
             click.echo(note, err=True)
+        require_planned(asked, {job.task.name: [subject.label for subject in job.plan.subjects] for job in jobs.tasks})
         with bar("comparing", stages(jobs)) as progress:
             result = run(jobs, gates=asked, output=folder, progress=progress, metrics=metrics)
     click.echo("\n".join(lines(result)))
     click.echo(f"{result.cores}; written to {folder}, the page is {_report(folder)}", err=True)
-    finish(result.void, failed=result.failed)
+    finish(result.void, failed=result.failed, is_open=result.is_open)
 
 
 @main.command()

@@ -14,7 +14,7 @@ import click
 from loadtests.errors import LoadTestError
 from loadtests.writing import require_new
 
-MISSED_GATE, BAD_INPUT, VOID = 1, 2, 3
+MISSED_GATE, BAD_INPUT, VOID, OPEN_GATE = 1, 2, 3, 4
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -55,10 +55,10 @@ def output_or(given: Path | None, kind: str) -> Path:
     return folder
 
 
-def finish(void: Sequence[str], *, failed: bool) -> None:
-    """The exit code."""
-    if void or failed:
-        raise click.exceptions.Exit(VOID if void else MISSED_GATE)
+def finish(void: Sequence[str], *, failed: bool, is_open: bool = False) -> None:
+    """The exit code; `is_open` where a gate could not be measured."""
+    if void or failed or is_open:
+        raise click.exceptions.Exit(VOID if void else MISSED_GATE if failed else OPEN_GATE)
 
 
 @contextmanager

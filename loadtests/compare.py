@@ -5,12 +5,15 @@ visited, in one order and then in the other (A-B-B-A). A visit is a short closed
 variant's knee. The rate that keeps the objective is read off all rounds together (see `loadtests.statistics`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtests.bench import Bench, Met, Visit, knee_of, meet, rates_of, sample_of, texts_for, visit_all
+from loadtests.allotment import Loads, loads_of
+from loadtests.bench import Bench, Met, Visit, knees_of, meet, sample_of, texts_for, visit_all
 from loadtests.breakdown import EDGES_MS, histogram, split_of
 from loadtests.described import accuracy_of, served_row
 from loadtests.gates import CAPACITY, RATE, Bound, Ratio
@@ -21,7 +24,6 @@ from loadtests.statistics import (
     Interval,
     Knee,
     Objective,
-    Sample,
     bootstrap,
     crossing,
     is_inside,
@@ -29,12 +31,32 @@ from loadtests.statistics import (
     step_of,
 )
 from loadtests.texts import Task
-from loadtests.validity import SHORT_LOADS, VOID_LOADS, conditions_of, notes_of, too_short, wrong_answers
+from loadtests.validity import (
+    FEW_REQUESTS,
+    SHORT_LOADS,
+    VOID_LOADS,
+    VOID_REQUESTS,
+    conditions_of,
+    disturbed_search,
+    notes_of,
+    too_few,
+    too_short,
+    wrong_answers,
+)
 
 NONE = Interval(0.0, 0.0, 0.0)
 TURNED: dict[Bound, Bound] = {"": "", "at least": "at most", "at most": "at least", "about": "about"}
 
 Rounds = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured of one subject: its knee, the loads of its visits, and these, [rounds]."""
+
+    knee: Knee
+    loads: Loads
+    visits: Sequence[Visit]
 
 
 def compare_task(bench: Bench, task: Task) -> TaskResult:
@@ -46,13 +68,17 @@ def compare_task(bench: Bench, task: Task) -> TaskResult:
     texts = texts_for(bench, task, rows)
     met = {each.label: meet(bench, task, each, rows[each.label], texts) for each in plan.subjects}
     bench.made.clear()
-    knees = {label: knee_of(bench, task, each, objective) for label, each in met.items()}
+    began, at_first, known = time.monotonic(), bench.read(), bench.pids is not None
+    knees = knees_of(bench, task, met, objective)
     search, before = list(bench.made), bench.read()
     bench.made.clear()
-    visits = visit_all(bench, task, met, knees)
+    loads = loads_of(plan, knees, objective, seconds=plan.times.search + plan.times.visits - (time.monotonic() - began))
+    visits = visit_all(bench, task, met, loads)
     rounds = list(bench.made)
-    conditions = conditions_of(rounds, before, bench.read(), known=bench.pids is not None)
-    results = [subject_result(bench, task, each, knees[label], visits[label], objective) for label, each in met.items()]
+    conditions_search = conditions_of(search, at_first, before, known=known)
+    conditions = conditions_of(rounds, before, bench.read(), known=known)
+    found = {label: Found(knees[label], loads[label], visits[label]) for label in met}
+    results = [subject_result(plan, task, each, found[label], objective) for label, each in met.items()]
     return TaskResult(
         task=task.name,
         slo_ms=objective.slo_ms,
@@ -61,35 +87,44 @@ def compare_task(bench: Bench, task: Task) -> TaskResult:
         tokens=texts.tokens,
         edges_ms=EDGES_MS,
         subjects=tuple(results),
-        ratios=tuple(ratios_of(plan, task, knees, visits, objective)),
+        ratios=tuple(ratios_of(plan, task, found, objective)),
         layers=(),
         sessions=(),
         factors=(),
         rooflines=(),
         conditions=conditions,
+        conditions_search=conditions_search,
         void=(
             *conditions.reasons,
+            *disturbed_search(conditions_search, results, is_void=True),
             *wrong_answers([kept.made.log for kept in (*search, *rounds)], plan),
-            *too_short(plan, objective, VOID_LOADS),
+            *too_short([*search, *rounds], objective, VOID_LOADS),
+            *([] if plan.quick else too_few(results, VOID_REQUESTS)),
         ),
-        notes=(*notes_of(results, known=bench.pids is not None), *too_short(plan, objective, SHORT_LOADS)),
+        notes=(
+            *notes_of(results, known=known),
+            *disturbed_search(conditions_search, results, is_void=False),
+            *too_short([*search, *rounds], objective, SHORT_LOADS),
+            *too_few(results, FEW_REQUESTS),
+        ),
     )
 
 
-def subject_result(bench: Bench, task: Task, met: Met, knee: Knee, visits: Sequence[Visit], objective: Objective) -> SubjectResult:
+def subject_result(plan: Plan, task: Task, met: Met, found: Found, objective: Objective) -> SubjectResult:
     """The figures of one subject."""
-    plan, rates = bench.plan, rates_of(bench.plan, knee)
-    rate = bootstrap(len(visits), lambda pick: rate_at(rates, visits, objective, pick), seed=plan.seed) if knee.rate else NONE
+    knee, loads, visits = found.knee, found.loads, found.visits
+    rate = bootstrap(plan.rounds, lambda pick: rate_at(found, objective, pick), seed=plan.seed) if knee.rate else NONE
+    curve = [point_of(share, each, [visit.logs[place] for visit in visits]) for place, (share, each) in enumerate(loads.pairs)]
     return SubjectResult(
         label=met.label,
         artifact=met.artifact,
         accuracy=accuracy_of(task, met.scores),
         scores=met.scores,
-        capacity=bootstrap(len(visits), lambda pick: capacity_of(visits, pick), seed=plan.seed),
+        capacity=bootstrap(plan.rounds, lambda pick: capacity_of(visits, pick), seed=plan.seed),
         rate=rate,
-        inside=is_inside(rates, rate.value),
+        inside=is_inside(loads.rates, rate.value),
         search=knee.steps,
-        curve=tuple(point_of(plan.shares[place], each, [visit.logs[place] for visit in visits]) for place, each in enumerate(rates)),
+        curve=tuple(curve),
         memory=memory_of(met.loaded_bytes, [visit.resident_bytes for visit in visits]),
     )
 
@@ -106,19 +141,20 @@ def memory_of(loaded: int | None, visited: Sequence[int | None]) -> Memory | Non
     return Memory(loaded, max(known)) if loaded is not None and known else None
 
 
-def ratios_of(plan: Plan, task: Task, knees: dict[str, Knee], visits: dict[str, list[Visit]], objective: Objective) -> Iterator[Ratio]:
+def ratios_of(plan: Plan, task: Task, found: Mapping[str, Found], objective: Objective) -> Iterator[Ratio]:
     """Of each subject over the first; of rates only where both have one."""
 
-    def rate(label: str, pick: Rounds) -> float:
-        return rate_at(rates_of(plan, knees[label]), visits[label], objective, pick)
+    def ratio(value: Callable[[Found, Rounds], float], label: str) -> Interval:
+        return bootstrap(plan.rounds, lambda pick: value(found[label], pick) / value(found[first], pick), seed=plan.seed)
 
-    first = plan.subjects[0].label
+    first, every = plan.subjects[0].label, np.arange(plan.rounds)
     for label in (subject.label for subject in plan.subjects[1:]):
-        if knees[label].rate and knees[first].rate:
-            every = np.arange(plan.rounds)
-            above, below = (bound_of(rates_of(plan, knees[each]), rate(each, every)) for each in (label, first))
-            yield Ratio(task.name, label, first, RATE, _ratio(plan, rate, label, first), bound_of_ratio(above, below))
-        yield Ratio(task.name, label, first, CAPACITY, _ratio(plan, lambda each, pick: capacity_of(visits[each], pick), label, first))
+        pair = [found[label], found[first]]
+        if all(each.knee.rate for each in pair):
+            above, below = (bound_of(each.loads.rates, rate_at(each, objective, every)) for each in pair)
+            rates = ratio(lambda each, pick: rate_at(each, objective, pick), label)
+            yield Ratio(task.name, label, first, RATE, rates, bound_of_ratio(above, below))
+        yield Ratio(task.name, label, first, CAPACITY, ratio(lambda each, pick: capacity_of(each.visits, pick), label))
 
 
 def bound_of(rates: Sequence[float], rate: float) -> Bound:
@@ -132,19 +168,12 @@ def bound_of_ratio(above: Bound, below: Bound) -> Bound:
     return above if turned in ("", above) else turned if above == "" else "about"
 
 
-def rate_at(rates: Sequence[float], visits: Sequence[Visit], objective: Objective, pick: Rounds) -> float:
+def rate_at(found: Found, objective: Objective, pick: Rounds) -> float:
     """The rate that keeps the objective, read off the rounds of those numbers."""
-    return crossing(rates, [_pooled(visits, place, pick) for place in range(len(rates))], objective)
+    chosen = [found.visits[number].samples for number in pick]
+    return crossing(found.loads.rates, [pooled(samples) for samples in zip(*chosen, strict=True)], objective)
 
 
 def capacity_of(visits: Sequence[Visit], pick: Rounds) -> float:
     """Median over the rounds of those numbers."""
     return float(np.median([visits[number].capacity for number in pick]))
-
-
-def _ratio(plan: Plan, value: Callable[[str, Rounds], float], label: str, first: str) -> Interval:
-    return bootstrap(plan.rounds, lambda pick: value(label, pick) / value(first, pick), seed=plan.seed)
-
-
-def _pooled(visits: Sequence[Visit], place: int, pick: Rounds | range) -> Sample:
-    return pooled([visits[number].samples[place] for number in pick])

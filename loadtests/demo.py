@@ -16,16 +16,14 @@ import psutil
 
 from loadtests.children import start, stop
 from loadtests.cli import main as loadtest
-from loadtests.command_line import MISSED_GATE, VOID, CommandGroup, output_or
+from loadtests.command_line import VOID, CommandGroup, output_or
 from loadtests.errors import LoadTestError
 from loadtests.servers import HOST, free_port, service_command, wait_until_ready
 
 PORT = 8000
 MINUTES = 1.6
-GATE = "classify:compact-int8/dense>=4"
 NOTE, LOG = "service.json", "service.log"
 OUTCOMES = {
-    MISSED_GATE: "compact was not four times as fast as dense here; what this machine wins is in the report.",
     VOID: "its figures do not count, because the machine was not left alone, or is too slow for so short a test.",
 }
 
@@ -85,7 +83,7 @@ def stop_command(folder: Path) -> None:
 
 def load_test(models: Path, output: Path, *, minutes: float) -> int:
     """Compare what /classify does with the dense and the compact model; the exit code of a comparison that came to an end."""
-    options = ["--quick", "--no-below", "--task", "classify", "--variants", "dense,compact-int8", "--gate", GATE]
+    options = ["--quick", "--no-below", "--task", "classify", "--variants", "dense,compact-int8"]
     given = ["--models", str(models), "--output", str(output), "--minutes", str(minutes)]
     return loadtest.main(["compare", *options, *given], prog_name="secateur-loadtest", standalone_mode=False) or 0
 

@@ -36,7 +36,7 @@ class Gate:
         subject, baseline: labels of what is compared.
         least: the ratio.
         lengths: of texts, for which it is declared; empty for any.
-        processors: instruction sets for which it is declared, in words; empty for any.
+        processors: instruction sets of which one is needed for it to be declared; empty for any.
     """
 
     task: str
@@ -44,7 +44,7 @@ class Gate:
     baseline: str
     least: float
     lengths: str = ""
-    processors: str = ""
+    processors: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.task}: {self.subject} at least {self.least:g}x the rate of {self.baseline}"
@@ -52,17 +52,26 @@ class Gate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a gate was passed; None where it was not measured, where the baseline has no rate, and where `bound` leaves it open."""
+    """Whether a gate was passed.
+
+    Attributes:
+        gate: in words.
+        passed: None where that is open: no rate of one of both, or a `bound` that leaves it open; and where it is not declared.
+        interval: of the ratio; None where there is none.
+        bound: of the ratio.
+        declared: whether the gate is of this processor and these lengths.
+    """
 
     gate: str
     passed: bool | None
     interval: Interval | None
     bound: Bound = ""
+    declared: bool = True
 
     @property
     def line(self) -> str:
         """In one line."""
-        word = {True: "pass", False: "FAIL", None: "not measured"}[self.passed]
+        word = {True: "pass", False: "FAIL", None: "not measured" if self.declared else "not declared here"}[self.passed]
         return f"{word}  {self.gate}" if self.interval is None else f"{word}  {self.gate}: {self.measured(self.interval)}"
 
     def measured(self, interval: Interval) -> str:
@@ -74,7 +83,7 @@ class Verdict:
 RATE, CAPACITY = "rate within the objective", "capacity"
 GATES = (
     Gate("qa", "compact-int8", "dense", 3.5, "384"),
-    Gate("qa", "compact@openvino", "dense", 5.0, "384", "AMX or VNNI"),
+    Gate("qa", "compact@openvino", "dense", 5.0, "384", ("amx_int8", "avx512_vnni", "avx_vnni")),
     Gate("classify", "compact-int8", "dense", 4.0, "32"),
 )
 
@@ -83,16 +92,30 @@ SHIPPED_FOLDER = "models"
 SHIPPED = {"qa": "qa", "classify": "sentiment", "summarize": "summarize"}
 
 
-def shipped_gates(folder: Path | None, models: Mapping[str, str]) -> tuple[Gate, ...]:
+def shipped_gates(folder: Path | None, models: Mapping[str, str], labels: Sequence[str]) -> tuple[Gate, ...]:
     """The project's gates for what it ships, and none for anybody else's models.
 
     Args:
         folder: of the models; None where a service runs already.
         models: names of those that are measured, by task.
+        labels: of what is asked for, the first being what others are compared with.
     """
     if folder is None or folder.name != SHIPPED_FOLDER:
         return ()
-    return tuple(gate for gate in GATES if models.get(gate.task) == SHIPPED[gate.task])
+    return tuple(gate for gate in GATES if models.get(gate.task) == SHIPPED[gate.task] and _is_planned(gate, labels))
+
+
+def require_planned(gates: Sequence[Gate], labels: Mapping[str, Sequence[str]]) -> None:
+    """`LoadTestError` where a gate is of what is not compared.
+
+    Args:
+        gates: what is asked for.
+        labels: of what is compared, by task, the first being what others are compared with; empty where that is not known yet.
+    """
+    for gate in gates:
+        if labels and not _is_planned(gate, labels.get(gate.task, ())):
+            compared = "; ".join(f"{task}: {', '.join(found[1:])} over {found[0]}" for task, found in labels.items())
+            raise LoadTestError(f"--gate {gate.task}:{gate.subject}/{gate.baseline} is not of what is compared ({compared})")
 
 
 def verdicts(gates: Sequence[Gate], ratios: Sequence[Ratio], lengths: Mapping[str, str], isa: Sequence[str]) -> tuple[Verdict, ...]:
@@ -115,13 +138,19 @@ def parse_gate(text: str) -> Gate:
     return Gate(found[1], found[2], found[3], float(found[4]))
 
 
+def _is_planned(gate: Gate, labels: Sequence[str]) -> bool:
+    return gate.baseline in labels[:1] and gate.subject in labels[1:]
+
+
 def _verdict(gate: Gate, ratios: Sequence[Ratio], lengths: Mapping[str, str], isa: Sequence[str]) -> Verdict:
-    applies = gate.lengths in ("", lengths.get(gate.task))
+    of_length = gate.lengths in ("", lengths.get(gate.task))
+    declared = of_length and (not gate.processors or not set(gate.processors).isdisjoint(isa))
     wanted = (gate.task, gate.subject, gate.baseline, RATE)
-    found = next((each for each in ratios if applies and (each.task, each.subject, each.baseline, each.of) == wanted), None)
-    machine = f" (declared for {gate.processors}; this machine has {', '.join(isa) or 'none of those known'})" if gate.processors else ""
+    found = next((each for each in ratios if of_length and (each.task, each.subject, each.baseline, each.of) == wanted), None)
+    machine = f" (declared for {' or '.join(gate.processors)}; this machine has {', '.join(isa) or 'none of those known'})"
+    text = f"{gate}{f' (declared for {gate.lengths} tokens)' if gate.lengths else ''}{machine if gate.processors else ''}"
     if found is None:
-        return Verdict(f"{gate}{machine}", None, None)
+        return Verdict(text, None, None, declared=declared)
     passed = found.interval.value >= gate.least
     is_open = found.bound in ("about", "at most" if passed else "at least")
-    return Verdict(f"{gate}{machine}", None if is_open else passed, found.interval, found.bound)
+    return Verdict(text, passed if declared and not is_open else None, found.interval, found.bound, declared)

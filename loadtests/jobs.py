@@ -15,7 +15,7 @@ from loadtests.deadline import Deadline
 from loadtests.described import artifact_of, listed, served_row
 from loadtests.errors import ServiceError
 from loadtests.machine import Cores, available_cores, share_cores
-from loadtests.plan import Plan, Subject, most_seconds
+from loadtests.plan import Plan, Subject, most_seconds, require_time
 from loadtests.targets import Target, artifacts_of, servers_of
 from loadtests.texts import TASKS, Task
 
@@ -112,6 +112,7 @@ def _job_of(plan: Plan, target: Target, task: Task, cores: Cores, stack: ExitSta
     subjects = plan.subjects
     if target.url is not None and not subjects:
         subjects = listed(Client(target.url), task)
+    require_time(plan.of_task(task, subjects, cores=len(cores.service)))
     also = FOR_ATTRIBUTION if plan.below and not task.generates else ()
     artifacts = stack.enter_context(artifacts_of(target, task, subjects, also=also))
     starts_first = plan.named and len(plan.tasks) == 1  # then the measurement's own start comes before any load, and says the same

@@ -135,7 +135,12 @@ def conditions(before: Reading, after: Reading, *, lag_p99_ms: float, generator_
 
 def cores_with(pids: Iterable[int]) -> tuple[int, ...]:
     """Numbers of the cores that this process or one of those may use."""
-    found = set(available_cores())
+    return tuple(sorted({*available_cores(), *cores_of(pids)}))
+
+
+def cores_of(pids: Iterable[int]) -> tuple[int, ...]:
+    """Numbers of the cores that one of those processes may use."""
+    found = set[int]()
     for pid in pids:
         with suppress(psutil.Error, AttributeError):  # without affinity all cores are available
             found.update(psutil.Process(pid).cpu_affinity())

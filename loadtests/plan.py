@@ -12,21 +12,23 @@ from loadtests.texts import Task
 DEFAULT_VARIANTS = "dense,compact-int8,compact@openvino"
 MINUTES_PER_TASK = 10.0
 QUICK_MINUTES_PER_TASK = 1.75
+QUICK_OVER = 1.15
 LEAST_ROUNDS, ROUNDS = 5, 6
+QUICK_ROUNDS = 3
 SHARES = (0.7, 0.85, 1.0, 1.2, 1.45)
-FEW_SHARES = (0.75, 1.0, 1.35)
-FEWEST_SHARES = (0.8, 1.25)
+FEW_SHARES = (0.75, 1.15, 1.75)
+FEWEST_SHARES = (0.75, 1.7)
 LONG_MS = 1000.0
 DISTINCT = 16
 QUICK_DISTINCT = 6
 BETWEEN_SECONDS = 0.5
+WARM_SHARE = 0.05
+SEARCH_STEPS = 4
 LEAST_SECONDS = 1.0
 LEAST_CONNECTIONS, GENERATING_CONNECTIONS = 4, 16
 RUNTIMES = ("onnxruntime", "openvino")
 
-_KNEE_SHARE = 0.3
-_KNEE_STEPS = 7.0
-_CLOSED_SHARE = 0.15
+_SEARCH_SHARE, _CLOSED_SHARE = 0.25, 0.1
 _BESIDE_MINUTES, _BESIDE_MINUTES_PER_TASK = 4.0, 2.0
 _QUICK_BESIDE_MINUTES_PER_TASK = 1.9
 
@@ -42,19 +44,17 @@ class Subject:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of each part.
+    """Seconds of the parts of a task; see `loadtests.allotment` for how they are divided further.
 
     Attributes:
-        knee: of a step of the search.
-        closed: of a visit's closed loop.
-        step: of each rate of a visit.
-        warm: of a step that are not counted, at its beginning.
+        search: of all searches, when these are as long as they mostly are, with the closed loops before them.
+        closed: of a closed loop; each subject has one before its search and one in each visit.
+        visits: of all open loops of visits.
     """
 
-    knee: float
+    search: float
     closed: float
-    step: float
-    warm: float
+    visits: float
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,14 @@ class Plan:
         spacing: of arrivals.
         minutes: that all of it should take.
         rounds: visits of each subject.
-        shares: rates of a visit, of the knee.
+        shares: rates of a visit, of the knee; there are fewer where requests are few.
+        cores: of the service.
         connections: of closed loops; 0 is as many as the task and the cores ask for.
         distinct: how many different texts.
         seed: of texts and arrivals.
         below: whether to measure what lies below HTTP, too.
         quick: with short loads.
-        least_s: seconds of a load, at the least.
+        least_s: seconds of a load, on average over the rates, at the least.
     """
 
     tasks: tuple[str, ...]
@@ -92,6 +93,7 @@ class Plan:
     minutes: float = MINUTES_PER_TASK
     rounds: int = ROUNDS
     shares: tuple[float, ...] = SHARES
+    cores: int = 1
     connections: int = 0
     distinct: int = DISTINCT
     seed: int = 0
@@ -106,47 +108,47 @@ class Plan:
             task: which.
             subjects: that it can have.
             cores: of the service.
-
-        There are fewer rates where the objective is long, so that a load at each is long beside it, and where loads would be too short.
         """
-        slo_ms = self.slo_ms or task.slo_ms
-        plan = replace(
+        return replace(
             self,
             tasks=(task.name,),
             subjects=subjects,
-            slo_ms=slo_ms,
+            slo_ms=self.slo_ms or task.slo_ms,
             minutes=self.minutes / len(self.tasks),
+            cores=cores,
             connections=self.connections or connections_of(task, cores),
         )
-        most = len(self.shares) if slo_ms < LONG_MS else len(FEW_SHARES)
-        fewer = [replace(plan, shares=shares) for shares in (self.shares, FEW_SHARES, FEWEST_SHARES) if len(shares) <= most]
-        return next((each for each in fewer if each.times.step > each.least_s), fewer[-1]) if subjects else plan
 
     @property
     def times(self) -> Times:
-        """The minutes, divided among tasks and subjects; after each load some time goes by until the last answers are there."""
-        each = 60.0 * self.minutes / (len(self.tasks) * len(self.subjects))
-        visit = (1 - _KNEE_SHARE) * each / self.rounds
-        step = max(self.least_s, (1 - _CLOSED_SHARE) * visit / len(self.shares) - BETWEEN_SECONDS)
-        return Times(
-            knee=max(self.least_s, _KNEE_SHARE * each / _KNEE_STEPS - BETWEEN_SECONDS),
-            closed=max(self.least_s, _CLOSED_SHARE * visit - BETWEEN_SECONDS),
-            step=step,
-            warm=min(0.5, 0.1 * step),
-        )
+        """The minutes, divided; after each load some time goes by until the last answers are there."""
+        each, subjects = 60.0 * self.minutes / len(self.tasks), len(self.subjects)
+        closed = max(self.least_s, _CLOSED_SHARE * each / (subjects * (1 + self.rounds)) - BETWEEN_SECONDS)
+        all_closed, least = subjects * (closed + BETWEEN_SECONDS), subjects * (self.least_s + BETWEEN_SECONDS)
+        search = max(_SEARCH_SHARE * each, all_closed + SEARCH_STEPS * least)
+        visits = max(each - search - self.rounds * all_closed, self.rounds * len(FEWEST_SHARES) * least)
+        return Times(search, closed, visits)
 
     @property
     def seconds(self) -> float:
-        """That all loads take, when the search is as long as it mostly is: about the minutes, or more where loads would be too short."""
+        """That all loads take: the minutes, or more where loads would be too short."""
         times = self.times
-        loads = _KNEE_STEPS + self.rounds * (1 + len(self.shares))
-        visits = self.rounds * (times.closed + len(self.shares) * times.step)
-        return len(self.tasks) * len(self.subjects) * (_KNEE_STEPS * times.knee + visits + loads * BETWEEN_SECONDS)
+        closed = self.rounds * len(self.subjects) * (times.closed + BETWEEN_SECONDS)
+        return len(self.tasks) * (times.search + closed + times.visits)
 
 
 def connections_of(task: Task, cores: int) -> int:
     """Of a closed loop that keeps so many cores busy; a model that generates answers many requests together."""
     return GENERATING_CONNECTIONS if task.generates else max(LEAST_CONNECTIONS, 2 * cores)
+
+
+def require_time(plan: Plan) -> None:
+    """`LoadTestError` where loads of the least length take a quick run longer than it may."""
+    if plan.quick and plan.subjects and plan.seconds > QUICK_OVER * 60.0 * plan.minutes:
+        raise LoadTestError(
+            f"--quick has no time for {len(plan.subjects)} variants: {plan.seconds / 60:.1f} min in the place of {plan.minutes:g}; "
+            "name fewer by --variants, give more --minutes, or leave --quick out"
+        )
 
 
 def most_seconds(plans: Sequence[Plan]) -> float:

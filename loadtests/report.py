@@ -170,7 +170,8 @@ def task_sentence(task: TaskResult) -> str:
 
 def promise(verdict: Verdict, void: Sequence[str]) -> Promise:
     """A verdict in words; those of void tasks are neither kept nor broken."""
-    kind, word = {True: ("kept", "kept"), False: ("broken", "BROKEN"), None: ("open", "not measured")}[verdict.passed]
+    unknown = "not measured" if verdict.declared else "not declared here"
+    kind, word = {True: ("kept", "kept"), False: ("broken", "BROKEN"), None: ("open", unknown)}[verdict.passed]
     if verdict.passed is not None and verdict.gate.partition(":")[0] in void:
         kind, word = "open", "void"
     bound = f"{verdict.bound} " if verdict.bound else ""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from loadtests.chart_style import TIMES
-from loadtests.gates import RATE, Bound, Ratio
+from loadtests.gates import CAPACITY, RATE, Bound, Ratio
 from loadtests.report_cells import Cell, Table, between, figure, megabytes, score_name, signed, without_empty_columns
 from loadtests.results import Accuracy, Machine, Point, Result, Split, SubjectResult, TaskResult
 from loadtests.statistics import Interval, Step
@@ -23,9 +23,9 @@ def rate_text(subject: SubjectResult) -> str:
     return f"{'at most' if nearest is subject.curve[0] else 'at least'} {figure(subject.rate.value)}"
 
 
-def ratio_of(task: TaskResult, subject: SubjectResult) -> Ratio | None:
-    """Rate of a variant over that of the first one; None for the first one, and where it was not to be had."""
-    return next((ratio for ratio in task.ratios if (ratio.subject, ratio.of) == (subject.label, RATE)), None)
+def ratio_of(task: TaskResult, subject: SubjectResult, of: str = RATE) -> Ratio | None:
+    """Rate or capacity of a variant over that of the first one; None for the first one, and where it was not to be had."""
+    return next((ratio for ratio in task.ratios if (ratio.subject, ratio.of) == (subject.label, of)), None)
 
 
 def at_knee(subject: SubjectResult) -> Point | None:
@@ -48,6 +48,7 @@ def main_table(task: TaskResult) -> Table:
         f"requests/s at p99 \N{LESS-THAN OR EQUAL TO} {task.slo_ms:g}\N{NO-BREAK SPACE}ms",
         f"times {first}",
         "most requests/s",
+        f"times {first}, at most",
         f"{score} (%)",
         "points against dense",
         "memory",
@@ -127,13 +128,15 @@ _LAYER_HEADER = ("variant", "layer", "requests/s", "p50 ms", "p99 ms", "CPU ms a
 
 
 def _main_row(task: TaskResult, subject: SubjectResult) -> tuple[Cell, ...]:
-    ratio, score, memory = ratio_of(task, subject), subject.accuracy, subject.memory
+    ratios, score, memory = [ratio_of(task, subject, of) for of in (RATE, CAPACITY)], subject.accuracy, subject.memory
+    rate_ratio, capacity_ratio = (_ratio_cell(each.interval, each.bound) if each else Cell("") for each in ratios)
     parameters = subject.artifact.parameters
     return (
         Cell(subject.label, f"{subject.artifact.precision}, {subject.artifact.runtime}"),
         Cell(rate_text(subject), between(subject.rate) if subject.rate.value else f"nothing keeps {task.slo_ms:g} ms"),
-        _ratio_cell(ratio.interval, ratio.bound) if ratio else Cell(""),
+        rate_ratio,
         Cell(figure(subject.capacity.value), between(subject.capacity)),
+        capacity_ratio,
         Cell(f"{score.value:.1f}", f"{score.low:.1f} to {score.high:.1f}") if score else Cell(""),
         _difference_cell(score),
         Cell(megabytes(memory.loaded_bytes), f"{megabytes(memory.loaded_peak_bytes)} after loads") if memory else Cell(""),
@@ -206,7 +209,7 @@ def _condition_rows(task: TaskResult) -> Iterator[tuple[Cell, ...]]:
     yield (Cell("texts"), Cell(texts, words=True))
     yield (Cell("requests were sent late by, p99"), Cell(f"{figure(found.lag_p99_ms)} ms"))
     yield (Cell("the generator was busy"), Cell(f"{found.generator_share:.0%}"))
-    for where, each in (("", found), (" below HTTP", task.conditions_below)):
+    for where, each in (("", found), (" in the search", task.conditions_search), (" below HTTP", task.conditions_below)):
         if each is not None:
             others = f"{each.others_share:.1%}" if math.isfinite(each.others_share) else "not known"
             yield (Cell(f"other processes took of the machine{where}"), Cell(others))

@@ -143,6 +143,11 @@ class SubjectResult:
     curve: tuple[Point, ...]
     memory: Memory | None
 
+    @property
+    def requests(self) -> int:
+        """Of all rounds together, at the rate of the curve that has fewest: p99 rests on so many."""
+        return min(point.step.requests for point in self.curve)
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -248,6 +253,7 @@ class TaskResult:
         ratios: over the first subject.
         layers, sessions, factors, rooflines: what `secateur-serve bench` and `loadtests.probe` found; empty where they were not asked.
         conditions: of the rounds.
+        conditions_search: of the search for the knees; None in results of before it was looked at.
         conditions_below: of what lies below HTTP; None where that was not measured.
         void: why it does not count; empty where it does.
         notes: what a reader should know.
@@ -269,6 +275,7 @@ class TaskResult:
     void: tuple[str, ...]
     notes: tuple[str, ...]
     conditions_below: Conditions | None = None
+    conditions_search: Conditions | None = None
 
 
 @dataclass(frozen=True)
@@ -334,6 +341,11 @@ class Result:
     def failed(self) -> bool:
         """Whether a gate was missed."""
         return any(verdict.passed is False for verdict in self.verdicts)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a gate that is declared here could not be measured."""
+        return any(verdict.passed is None and verdict.declared for verdict in self.verdicts)
 
 
 def read_result(folder: Path) -> Result:

@@ -24,10 +24,12 @@ from loadtests.load import LoadGenerator
 from loadtests.machine import available_cores, instruction_sets, on_cores, processor
 from loadtests.results import Gemm, Machine, Result, TaskResult
 from loadtests.servers import HOST
-from loadtests.targets import pids_of, servers_of
+from loadtests.targets import pids_of, servers_of, shared_cores
 from loadtests.writing import REQUESTS, whole_folder, write
 
 PACKAGES = ("secateur", "onnxruntime", "openvino", "torch", "tokenizers", "numpy", "fastapi", "uvicorn", "locust", "gevent")
+
+QUICK_NOTE = "--quick is to see that it works: it decides no gate, and its figures rest on few requests"
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def run(jobs: Jobs, *, gates: Sequence[Gate], output: Path, progress: Progress, 
             plan=plan_document(jobs),
             tasks=found.tasks,
             verdicts=verdicts(gates or gates_of(jobs), ratios, lengths, machine.isa),
-            notes=jobs.notes,
+            notes=(*jobs.notes, *([QUICK_NOTE] if jobs.plan.quick else [])),
             stopped="" if found.error is None else f"/{found.failed} came to nothing: {found.error}",
         )
         write(result, folder)
@@ -101,7 +103,7 @@ def run(jobs: Jobs, *, gates: Sequence[Gate], output: Path, progress: Progress, 
 def stages(jobs: Jobs) -> int:
     """How often `run` tells its progress."""
     below_http = 2 * (jobs.plan.below and jobs.target.models is not None)
-    return 1 + sum(2 + len(job.plan.subjects) * (1 + job.plan.rounds) + below_http for job in jobs.tasks)
+    return 1 + sum(3 + len(job.plan.subjects) * (1 + job.plan.rounds) + below_http for job in jobs.tasks)
 
 
 def measure_all(setting: Setting) -> Measured:
@@ -126,12 +128,13 @@ def measure(setting: Setting, number: int) -> tuple[TaskResult, tuple[Gemm, ...]
     jobs, progress = setting.jobs, setting.progress
     job, target, cores = jobs.tasks[number], jobs.target, jobs.cores
     plan, artifacts = job.plan, job.artifacts
+    jobs.deadline.check()
     progress(f"/{job.task.name}: starting the service")
     with servers_of(target, artifacts, plan.subjects, cores) as servers, on_cores(cores.generator):
         folder, pids = setting.folder / REQUESTS, pids_of(target)
         bench = Bench(plan, setting.generator, servers, folder, pids=pids, progress=progress, deadline=jobs.deadline)
         result = compare_task(bench, job.task)
-    result = replace(result, notes=(*result.notes, *job.notes))
+    result = replace(result, notes=(*result.notes, *job.notes, *shared_cores(target, pids, cores)))
     if artifacts is None:
         return replace(result, notes=(*result.notes, "what lies below HTTP is measured only where artifacts are at hand")), ()
     before_others = Deadline(jobs.deadline.began, jobs.deadline.seconds - sum(each.plan.seconds for each in jobs.tasks[number + 1 :]))
@@ -158,8 +161,10 @@ def with_below(result: TaskResult, found: Below, made: Sequence[str]) -> TaskRes
 
 
 def gates_of(jobs: Jobs) -> tuple[Gate, ...]:
-    """The project's own, of those models that ship."""
-    return shipped_gates(jobs.target.models, {job.task.name: job.artifacts.model for job in jobs.tasks if job.artifacts})
+    """The project's own, of those models that ship and of what is asked for; a quick run decides none."""
+    labels = [subject.label for subject in jobs.plan.subjects]
+    models = {job.task.name: job.artifacts.model for job in jobs.tasks if job.artifacts}
+    return () if jobs.plan.quick else shipped_gates(jobs.target.models, models, labels)
 
 
 def plan_document(jobs: Jobs) -> dict[str, Any]:

@@ -102,7 +102,15 @@ def pooled(samples: Sequence[Sample]) -> Sample:
 
 
 def find_knee(
-    measure: Callable[[float], Step], objective: Objective, *, first: float, precision: float = 1.15, most: int = 9, growth: float = 1.6
+    measure: Callable[[float], Step],
+    objective: Objective,
+    *,
+    first: float,
+    light: float = 0.0,
+    telling: int = 0,
+    precision: float = 1.3,
+    most: int = 6,
+    growth: float = 1.6,
 ) -> Knee:
     """Bracket the highest rate that keeps the objective.
 
@@ -110,14 +118,20 @@ def find_knee(
         measure: tries a rate.
         objective: what is to be kept.
         first: rate to begin with.
+        light: up to this rate hardly any request waits for another: where half of the answers are late there, slower rates are not tried.
+        telling: a step of fewer requests may lower the rate, but does not raise it.
         precision: the search ends when the lowest rate that failed is at most so many times the highest that did not.
-        most: steps, at the most; half of them, where none of these keeps the objective.
+        most: steps, at the most.
         growth: how much faster or slower to go while only one end is known.
     """
     low, high, rate, steps = 0.0, math.inf, first, list[Step]()
-    while len(steps) < (most if low else most // 2) and high > precision * low:
-        steps.append(measure(rate))
-        low, high = (rate, high) if objective.kept(steps[-1]) else (low, rate)
+    while len(steps) < most and high > precision * low:
+        step = measure(rate)
+        steps.append(step)
+        is_kept = objective.kept(step)
+        low, high = (rate, high) if is_kept else (low, rate)
+        if step.requests < telling if is_kept else rate <= light and step.p50_ms > objective.slo_ms:
+            break
         rate = low * growth if math.isinf(high) else high / growth if low == 0.0 else math.sqrt(low * high)
     return Knee(low, tuple(steps))
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from loadtests.artifacts import Artifacts, folders_in, gathered, manifest_of
 from loadtests.client import OK, Client
 from loadtests.errors import ServiceError
-from loadtests.machine import Cores, listeners, started_at
+from loadtests.machine import Cores, cores_of, listeners, started_at
 from loadtests.plan import Subject
 from loadtests.servers import HOST, Server, running, service_command, service_environment
 from loadtests.texts import TASKS, Task
@@ -93,6 +93,26 @@ def pids_of(target: Target) -> tuple[int, ...] | None:
         return None
     found = ((pid, started_at(pid)) for pid in listeners(parts.port or 80))
     return tuple(pid for pid, start in found if start is not None and abs(start - began) < _CLOCK_SECONDS) or None
+
+
+def shared_cores(target: Target, pids: Sequence[int] | None, cores: Cores) -> Iterator[str]:
+    """A note where a service that runs already has no cores of its own on a machine of few, or where that is not known.
+
+    Args:
+        target: which service.
+        pids: its processes; None where they are not known.
+        cores: which should be whose.
+    """
+    if target.url is None or not cores.pinned:
+        return
+    service, generator = ",".join(map(str, cores.service)), ",".join(map(str, cores.generator))
+    advice = (
+        f"start it on others by `taskset --cpu-list {service}`, or in containers with SERVICE_CPUSET={service} LOADTEST_CPUSET={generator}"
+    )
+    if pids is None:
+        yield f"whether the service may use core {generator}, on which load is made, is not known; {advice}"
+    elif set(cores.generator) & set(cores_of(pids)):
+        yield f"the service may use core {generator}, on which load is made, and is slowed down by it; {advice}"
 
 
 def _began(client: Client) -> float | None:

@@ -18,6 +18,7 @@ from loadtests.statistics import (
 )
 
 SHORT_LOADS, VOID_LOADS = 5.0, 1.0
+FEW_REQUESTS, VOID_REQUESTS = 300, 50
 
 
 def conditions_of(kept: Sequence[Kept], before: Reading, after: Reading, *, known: bool) -> Conditions:
@@ -44,11 +45,25 @@ def wrong_answers(logs: Sequence[RequestLog], plan: Plan) -> Iterator[str]:
         yield f"variants answered that were not asked: {', '.join(sorted(said - asked))}"
 
 
-def too_short(plan: Plan, objective: Objective, many: float) -> Iterator[str]:
-    """A load that lasts less than so many times the objective ends before what piles up is late."""
-    shortest = min(plan.times.knee, plan.times.step)
+def too_short(kept: Iterable[Kept], objective: Objective, many: float) -> Iterator[str]:
+    """An open loop that lasts less than so many times the objective ends before what piles up is late."""
+    shortest = min(each.seconds for each in kept if each.is_open)
     if 1e3 * shortest < many * objective.slo_ms:
         yield f"loads of {shortest:.1f} s are short beside an objective of {objective.slo_ms:g} ms; give more --minutes"
+
+
+def too_few(results: Iterable[SubjectResult], many: int) -> Iterator[str]:
+    """A 99th percentile of fewer requests than that rests on the slowest one or two of them."""
+    for result in results:
+        if result.rate.value and result.requests < many:
+            advice = "give more --minutes, shorter texts or fewer variants"
+            yield f"{result.label}: p99 at each rate rests on {result.requests} requests, fewer than {many}; {advice}"
+
+
+def disturbed_search(found: Conditions, results: Iterable[SubjectResult], *, is_void: bool) -> Iterator[str]:
+    """What disturbed the search: rates are read off the rounds alone, so this is void only where the search found none."""
+    if is_void != all(result.rate.value for result in results):
+        yield from (f"in the search for the knee, {reason}" for reason in found.reasons)
 
 
 def notes_of(results: Iterable[SubjectResult], *, known: bool) -> Iterator[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.errors import LoadTestError
+from loadtests.gates import CAPACITY, RATE
 from loadtests.results import RESULT, SCHEMA_VERSION, Result, SubjectResult, TaskResult
 from loadtests.statistics import Interval
 
@@ -73,14 +74,21 @@ def _task_lines(task: TaskResult) -> list[str]:
     tokens = f"{min(task.tokens)} to {max(task.tokens)}" if len(set(task.tokens)) > 1 else f"{task.tokens[0]}"
     return [
         f"/{task.task}, {tokens} tokens, p99 within {task.slo_ms:g} ms",
-        *(_subject_line(subject) for subject in task.subjects),
-        *(f"  {each.subject} over {each.baseline}, {each.of}: {f'{each.bound} '.lstrip()}{_shown(each.interval)}" for each in task.ratios),
+        *(_subject_line(task, subject) for subject in task.subjects),
         *(f"  note: {note}" for note in task.notes),
     ]
 
 
-def _subject_line(subject: SubjectResult) -> str:
-    return f"  {subject.label:<18} {_shown(subject.rate)} requests/s within the objective, {_shown(subject.capacity)} at most"
+def _subject_line(task: TaskResult, subject: SubjectResult) -> str:
+    rate, capacity = (_with_ratio(task, subject, of, interval) for of, interval in ((RATE, subject.rate), (CAPACITY, subject.capacity)))
+    return f"  {subject.label:<18} {rate} requests/s within the objective, {capacity} at most"
+
+
+def _with_ratio(task: TaskResult, subject: SubjectResult, of: str, interval: Interval) -> str:
+    """A figure, and how many times the first subject's it is."""
+    ratio = next((each for each in task.ratios if (each.subject, each.of) == (subject.label, of)), None)
+    times = f"{ratio.bound} {_shown(ratio.interval)}".lstrip() if ratio else ""
+    return f"{_shown(interval)}{f' [{times} times {ratio.baseline}]' if ratio else ''}"
 
 
 def _shown(interval: Interval) -> str:

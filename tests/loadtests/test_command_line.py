@@ -41,11 +41,21 @@ def test_a_busy_machine_is_said_before_it_costs_time(fake, tmp_path, monkeypatch
     assert "other processes take 50% of the machine now" in done.stderr
 
 
-@pytest.mark.parametrize(("void", "failed", "code"), [((), False, 0), ((), True, 1), (("late",), False, 3), (("late",), True, 3)])
-def test_the_exit_code_says_void_before_broken(void, failed, code):
-    """A broken promise means nothing where nothing was measured."""
+@pytest.mark.parametrize(
+    ("void", "failed", "is_open", "code"),
+    [
+        ((), False, False, 0),
+        ((), True, False, 1),
+        ((), True, True, 1),
+        ((), False, True, 4),
+        (("late",), False, True, 3),
+        (("late",), True, False, 3),
+    ],
+)
+def test_the_exit_code_says_void_before_broken(void, failed, is_open, code):
+    """A broken promise means nothing where nothing was measured; a gate that could not be measured is no success."""
     try:
-        finish(void, failed=failed)
+        finish(void, failed=failed, is_open=is_open)
         found = 0
     except Exception as error:  # click's Exit has no common root with its other errors
         found = error.exit_code

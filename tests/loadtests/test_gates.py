@@ -7,7 +7,7 @@ import pytest
 
 from loadtests.compare import bound_of, bound_of_ratio
 from loadtests.errors import LoadTestError
-from loadtests.gates import CAPACITY, GATES, RATE, Gate, Ratio, parse_gate, shipped_gates, verdicts
+from loadtests.gates import CAPACITY, GATES, RATE, Gate, Ratio, parse_gate, require_planned, shipped_gates, verdicts
 from loadtests.statistics import Interval
 
 
@@ -32,6 +32,7 @@ def test_a_promise_is_kept_broken_or_not_measured(gate, passed):
     (verdict,) = verdicts([gate], [ratio(9.0, of=CAPACITY), ratio(4.0)], {"qa": "384"}, [])
     assert verdict.passed is passed
     assert str(gate) in verdict.line
+    assert verdict.declared is (gate.lengths != "32")
 
 
 @pytest.mark.parametrize(
@@ -61,19 +62,33 @@ def test_a_bound_of_the_baseline_is_turned(above, below, found):
     assert [bound_of((1.0, 2.0), rate) for rate in (1.0, 1.5, 2.0)] == ["at most", "", "at least"]
 
 
-def test_a_gate_for_some_processors_says_what_this_one_is():
-    """Its verdict stands, and a reader sees what it was declared for."""
-    (verdict,) = verdicts([Gate("qa", "compact", "dense", 5.0, processors="AMX or VNNI")], [ratio(4.0)], {}, ["avx2"])
-    assert verdict.passed is False
-    assert "declared for AMX or VNNI; this machine has avx2" in verdict.line
+@pytest.mark.parametrize(("isa", "passed"), [(["avx2"], None), (["avx2", "avx512_vnni"], False)])
+def test_a_gate_for_some_processors_is_decided_on_them_alone(isa, passed):
+    """Elsewhere it is not declared, and a reader sees what for and what was measured."""
+    gate = Gate("qa", "compact", "dense", 5.0, processors=("amx_int8", "avx512_vnni"))
+    (verdict,) = verdicts([gate], [ratio(4.0)], {}, isa)
+    assert verdict.passed is passed
+    assert verdict.declared is (passed is not None)
+    assert f"declared for amx_int8 or avx512_vnni; this machine has {', '.join(isa)}" in verdict.line
+    assert "4.00x" in verdict.line
 
 
 def test_gates_are_of_the_models_that_ship():
-    """Not of other people's, nor of a service that runs already."""
-    ours = {"qa": "qa", "classify": "sentiment"}
-    assert set(shipped_gates(Path("models"), ours)) == set(GATES)
-    assert {gate.task for gate in shipped_gates(Path("models"), {**ours, "qa": "mine"})} == {"classify"}
-    assert shipped_gates(Path("runs/mine"), ours) == shipped_gates(None, {}) == ()
+    """Not of other people's, of a service that runs already, or of variants that are not asked for."""
+    ours, labels = {"qa": "qa", "classify": "sentiment"}, ["dense", "compact-int8", "compact@openvino"]
+    assert set(shipped_gates(Path("models"), ours, labels)) == set(GATES)
+    assert {gate.task for gate in shipped_gates(Path("models"), {**ours, "qa": "mine"}, labels)} == {"classify"}
+    assert {gate.subject for gate in shipped_gates(Path("models"), ours, labels[:2])} == {"compact-int8"}
+    assert shipped_gates(Path("runs/mine"), ours, labels) == shipped_gates(None, {}, labels) == ()
+
+
+@pytest.mark.parametrize("text", ["classify:compact/dense>=2", "qa:tiny/dense>=2", "qa:dense/compact>=2", "qa:dense/dense>=1"])
+def test_a_gate_of_what_is_not_compared_is_refused(text):
+    """Its task, its subject or its baseline; where nothing is known yet, it is not."""
+    require_planned([parse_gate("qa:compact/dense>=2")], {"qa": ["dense", "compact"]})
+    require_planned([parse_gate(text)], {})
+    with pytest.raises(LoadTestError, match="qa: compact over dense"):
+        require_planned([parse_gate(text)], {"qa": ["dense", "compact"]})
 
 
 def test_a_gate_is_typed():

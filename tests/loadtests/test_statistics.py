@@ -48,6 +48,8 @@ def test_the_knee_of_evenly_spaced_requests_is_the_capacity(service_ms):
             lambda rate: step_of(rate, answered(rate, service_ms=service_ms, seed=0, seconds=20.0, spacing="fixed")),
             OBJECTIVE,
             first=first * capacity,
+            precision=1.15,
+            most=20,
         )
         assert 0.85 * capacity <= knee.rate <= capacity * (1 + 0.2 / 20.0) * 1.01
 
@@ -57,16 +59,34 @@ def test_the_knee_of_evenly_spaced_requests_is_the_capacity(service_ms):
 def test_the_bracket_is_as_narrow_as_asked_for(true, first):
     """Whatever rate is the last that keeps up, what is found is at most that, and within the precision."""
     knee = find_knee(
-        lambda rate: Step(rate, 1, 0.0, 1.0, 1.0, 100.0 if rate <= true else 300.0, 1.0), OBJECTIVE, first=first * true, most=30
+        lambda rate: Step(rate, 1, 0.0, 1.0, 1.0, 100.0 if rate <= true else 300.0, 1.0),
+        OBJECTIVE,
+        first=first * true,
+        precision=1.15,
+        most=30,
     )
     assert true / 1.15 <= knee.rate <= true
 
 
 def test_a_service_that_never_keeps_up_has_no_knee():
-    """The search ends early, and the rate is 0."""
+    """The search goes lower each time, for as many steps as there may be, and the rate is 0."""
     knee = find_knee(lambda rate: Step(rate, 1, 0.5, 1.0, 1.0, 1.0, 1.0), OBJECTIVE, first=10.0, most=6)
     assert knee.rate == 0
-    assert len(knee.steps) == 3
+    assert [step.rate for step in knee.steps] == sorted((step.rate for step in knee.steps), reverse=True)
+    assert len(knee.steps) == 6
+
+
+@pytest.mark.parametrize(("light", "steps"), [(1.0, 6), (20.0, 1)])
+def test_answers_that_are_late_without_a_queue_end_the_search(light, steps):
+    """At a light load, half of them late: nothing is gained by fewer requests."""
+    assert len(find_knee(lambda rate: Step(rate, 9, 0.0, 300.0, 300.0, 300.0, 300.0), OBJECTIVE, first=15.0, light=light).steps) == steps
+
+
+@pytest.mark.parametrize(("requests", "steps"), [(29, 1), (30, 6)])
+def test_few_requests_do_not_raise_the_rate(requests, steps):
+    """In time they may be by luck."""
+    found = find_knee(lambda rate: Step(rate, requests, 0.0, 1.0, 1.0, 1.0, 1.0), OBJECTIVE, first=10.0, telling=30)
+    assert len(found.steps) == steps
 
 
 @pytest.mark.parametrize(("failed", "p99", "kept"), [(0.0, 200.0, True), (0.0, 200.1, False), (0.01, 100.0, False), (0.0, math.nan, False)])

@@ -1,14 +1,16 @@
 """Which service is measured, and for which tasks."""
 
 import json
+import os
+from dataclasses import replace
 
 import psutil
 import pytest
 
 from loadtests.errors import ServiceError
-from loadtests.machine import Cores
+from loadtests.machine import Cores, available_cores
 from loadtests.plan import parse_subjects
-from loadtests.targets import Target, artifacts_of, pids_of, servers_of, tasks_of
+from loadtests.targets import Target, artifacts_of, pids_of, servers_of, shared_cores, tasks_of
 from loadtests.texts import TASKS
 
 CORES = Cores((0,), (1,), pinned=True)
@@ -46,3 +48,15 @@ def test_an_address_may_end_with_a_slash(fake):
     """Paths begin behind it."""
     assert Target(url=f"{fake.url}/").url == fake.url
     assert tasks_of(Target(url=f"{fake.url}/")) == ("qa", "classify")
+
+
+def test_a_service_that_shares_the_core_of_the_generator_is_noted():
+    """Where its cores are not known, too; nothing is said of a service of its own cores, of many cores, or that is started here."""
+    target, here = Target(url="http://somewhere"), available_cores()
+    shared, apart = (Cores((7,), cores, pinned=True) for cores in (here[:1], (max(here) + 1,)))
+    (note,) = shared_cores(target, [os.getpid()], shared)
+    assert "taskset --cpu-list 7" in note
+    assert f"SERVICE_CPUSET=7 LOADTEST_CPUSET={here[0]}" in note
+    assert ["not known" in note for note in shared_cores(target, None, shared)] == [True]
+    assert list(shared_cores(target, [os.getpid()], apart)) == []
+    assert list(shared_cores(target, None, replace(shared, pinned=False))) == list(shared_cores(Target(), (), shared)) == []

@@ -1,0 +1,103 @@
+"""How the time of a task is divided: by requests, so that a slow variant, whose requests come seldom, is loaded for longer.
+
+A 99th percentile is known as well as there are requests beyond it, whatever time they took. So each load of every variant has about as
+many requests, except that a fast one's lasts at least a while.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from loadtests.plan import BETWEEN_SECONDS, FEW_SHARES, FEWEST_SHARES, LONG_MS, SEARCH_STEPS, Plan
+from loadtests.statistics import Knee, Objective
+
+MANY_REQUESTS = 300
+MOST_SECONDS = 1.6
+
+_LEAST_OBJECTIVES = 15.0
+_LEAST_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Loads:
+    """The open loops of each visit of one variant.
+
+    Attributes:
+        rates: requests per second, ascending.
+        shares: what these are of the knee, or, where there is none, of the lowest rate that was tried.
+        requests: that are due in each, on average.
+    """
+
+    rates: tuple[float, ...]
+    shares: tuple[float, ...]
+    requests: float
+
+    @property
+    def pairs(self) -> tuple[tuple[float, float], ...]:
+        """Shares with their rates."""
+        return tuple(zip(self.shares, self.rates, strict=True))
+
+
+def equal_requests(rates: Sequence[float], *, seconds: float, least_s: float) -> list[float]:
+    """Requests of a load at each rate, [rates]: as many at each, but for loads that would take less than the least time.
+
+    Together they take `seconds`, or more where the least time of all is more.
+    """
+    slowest_first, found = sorted(range(len(rates)), key=lambda place: rates[place]), [least_s * rate for rate in rates]
+    for count in range(len(rates), 0, -1):
+        equal = (seconds - least_s * (len(rates) - count)) / sum(1 / rates[place] for place in slowest_first[:count])
+        if equal >= least_s * rates[slowest_first[count - 1]]:
+            return [equal if place in slowest_first[:count] else each for place, each in enumerate(found)]
+    return found
+
+
+def requests_of_steps(plan: Plan, guesses: Mapping[str, float], objective: Objective) -> dict[str, float]:
+    """Requests of a step of each variant's search, by label, such that searches of some steps take their share of the time.
+
+    Args:
+        plan: of the task.
+        guesses: requests per second at which each begins, by label.
+        objective: loads are long beside it.
+    """
+    closed = len(guesses) * (plan.times.closed + BETWEEN_SECONDS)
+    seconds = (plan.times.search - closed) / SEARCH_STEPS - len(guesses) * BETWEEN_SECONDS
+    least_s = least_seconds(plan, objective, seconds / len(guesses))
+    found = equal_requests(list(guesses.values()), seconds=seconds, least_s=least_s)
+    enough = {label: max(MANY_REQUESTS, least_s * rate) for label, rate in guesses.items()}
+    return {label: min(requests, enough[label]) for label, requests in zip(guesses, found, strict=True)}
+
+
+def loads_of(plan: Plan, knees: Mapping[str, Knee], objective: Objective, *, seconds: float) -> dict[str, Loads]:
+    """The loads of each variant's visits, by label, so that all visits take so many seconds. There are fewer rates where requests are few.
+
+    Args:
+        plan: of the task.
+        knees: by label; a variant without one has loads of the least length.
+        objective: loads are long beside it; with a long one there are never many rates.
+        seconds: of all open loops.
+    """
+    most = len(plan.shares) if objective.slo_ms < LONG_MS else len(FEW_SHARES)
+    choices = [shares for shares in (plan.shares, FEW_SHARES, FEWEST_SHARES) if len(shares) <= most]
+    found = [_loads(plan, knees, objective, shares, seconds) for shares in choices]
+    return next((each for each in found if _fewest(each, knees) * plan.rounds >= MANY_REQUESTS), found[-1])
+
+
+def least_seconds(plan: Plan, objective: Objective, equal_s: float) -> float:
+    """Of a load: long beside the objective, as far as there would be time for it if all loads were as long, `equal_s`."""
+    return max(plan.least_s, min(_LEAST_OBJECTIVES * objective.slo_ms / 1e3, _LEAST_SHARE * equal_s))
+
+
+def _loads(plan: Plan, knees: Mapping[str, Knee], objective: Objective, shares: tuple[float, ...], seconds: float) -> dict[str, Loads]:
+    middles = {label: knee.rate or min(step.rate for step in knee.steps) for label, knee in knees.items()}
+    stretch = sum(1 / share for share in shares) / len(shares)  # of a load's length over that at the knee, on average
+    each_s = seconds / (plan.rounds * len(shares)) - BETWEEN_SECONDS * len(knees)
+    least_s = least_seconds(plan, objective, each_s / len(knees))
+    kept = [label for label, knee in knees.items() if knee.rate]
+    left_s = each_s - least_s * (len(knees) - len(kept))
+    found = equal_requests([middles[label] / stretch for label in kept], seconds=left_s, least_s=least_s)
+    requests = {**{label: least_s * middle / stretch for label, middle in middles.items()}, **dict(zip(kept, found, strict=True))}
+    return {label: Loads(tuple(share * middle for share in shares), shares, requests[label]) for label, middle in middles.items()}
+
+
+def _fewest(loads: Mapping[str, Loads], knees: Mapping[str, Knee]) -> float:
+    """Requests of the load that has fewest, of a variant with a knee."""
+    return min((loads[label].requests for label, knee in knees.items() if knee.rate), default=0.0)
