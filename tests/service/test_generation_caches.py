@@ -1,5 +1,7 @@
 """The cache hands out what it holds without copying, and a row keeps nothing of who had it before."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,22 @@ def test_feed_copies_nothing(cache: Cache):
         assert first[name].shape == (3, shape.heads, 4, shape.head_size)
         assert first[name].flags.c_contiguous
         assert np.shares_memory(first[name], again[name])
+
+
+def test_resizing_holds_one_tensor_twice_and_no_more():
+    """Tensors get their new room one after the other, so that a cache that grows does not need twice its memory."""
+    old, new = (8 * 4 * room * 64 * 4 for room in (32, 64))
+    tracemalloc.start()
+    try:
+        cache = Cache({f"past_key_{index}": CacheShape(4, 64) for index in range(8)}, rows=8)
+        cache.resize(32, rows=8)
+        before, _ = tracemalloc.get_traced_memory()
+        cache.resize(64, rows=8)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 8 * (new - old) < peak - before < 8 * (new - old) + 2 * old
+    assert all(values.shape[2] == 64 for values in cache.feed(8).values())
 
 
 def test_append_writes_behind_each_row(cache: Cache):

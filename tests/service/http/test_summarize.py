@@ -120,6 +120,11 @@ REFUSED = {
     "too many characters": ({"inputs": "a" * 200_001}, 413, "#/inputs"),
     "too many documents": ({"inputs": ["ada"] * 33}, 413, "#/inputs"),
     "too many parts": ({"inputs": "ada wrote it. " * 2000, "parameters": {"long_text": "map_reduce"}}, 413, None),
+    "too many parts of the longest text": (
+        {"inputs": "ada wrote it. " * 14_285, "parameters": {"long_text": "map_reduce"}},
+        413,
+        "#/inputs",
+    ),
     "too many beams": ({"num_beams": 9}, 422, "num_beams"),
     "too many tokens for the server": ({"max_new_tokens": 1025}, 422, "max_new_tokens"),
     "too many tokens for the model": ({"max_new_tokens": 41}, 422, "max_new_tokens"),
