@@ -14,10 +14,11 @@ from loadtests.arrivals import FloatArray, poisson
 from loadtests.queueing import sojourns
 from loadtests.statistics import PERCENT
 
-UTILIZATIONS = np.array([0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 0.9])
+UTILIZATIONS = np.array([0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 0.9])
 CANDIDATES = 200
 
 _SIMULATED = 250_000
+_TRIED = np.geomspace(0.03, 1.5, 16)
 _LONG_RUN = 60_000
 _LEAST_REQUESTS = 4.0
 
@@ -38,23 +39,26 @@ def typical_seeds(rounds: int, requests: Sequence[float], *, warm: float, seed: 
     return tuple(map(int, best))
 
 
-def p99_of(traces: Sequence[FloatArray], due: float, warm: float) -> FloatArray:
+def p99_of(traces: Sequence[FloatArray], due: float, *, warm: float, utilizations: FloatArray) -> FloatArray:
     """Of one server that all traces meet up to so many mean gaps, in service times, [utilizations]."""
     cut = [trace[trace <= due] for trace in traces]
-    found = [sojourns(trace / UTILIZATIONS[:, None])[:, trace > warm * due] for trace in cut]
+    found = [sojourns(trace / utilizations[:, None])[:, trace > warm * due] for trace in cut]
     return np.asarray(np.percentile(np.concatenate(found, axis=1), PERCENT, axis=1))
 
 
+def errors_of(traces: Sequence[FloatArray], due: float, *, warm: float) -> FloatArray:
+    """By which factors, in logarithms, utilizations are mistaken that are read off these traces by their p99, [utilizations]."""
+    seen = p99_of(traces, due, warm=warm, utilizations=_TRIED)
+    return np.asarray(np.interp(_long_run(), np.log(seen), np.log(_TRIED)) - np.log(UTILIZATIONS))
+
+
 def _distance(traces: Sequence[FloatArray], dues: Sequence[float], warm: float) -> float:
-    """Squared error of the logarithm of the utilization at which the long run would have the same 99th percentile."""
-    long_run, slope = _long_run()
     if not all(any(((trace > warm * due) & (trace <= due)).any() for trace in traces) for due in dues):
         return np.inf
-    return float(sum((((np.log(p99_of(traces, due, warm)) - long_run) / slope) ** 2).sum() for due in dues))
+    return float(sum((errors_of(traces, due, warm=warm) ** 2).sum() for due in dues))
 
 
 @lru_cache(maxsize=1)
-def _long_run() -> tuple[FloatArray, FloatArray]:
-    """Logarithm of p99 of a long run, and its slope over the logarithm of the utilization, [utilizations]."""
-    found = np.log(p99_of([poisson(_LONG_RUN, seed=0)], _LONG_RUN, 0.0))
-    return found, np.gradient(found, np.log(UTILIZATIONS))
+def _long_run() -> FloatArray:
+    """Logarithm of p99 of a long run, [utilizations]."""
+    return np.log(p99_of([poisson(_LONG_RUN, seed=0)], _LONG_RUN, warm=0.0, utilizations=UTILIZATIONS))

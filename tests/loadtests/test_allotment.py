@@ -52,12 +52,12 @@ def test_a_slow_variant_is_loaded_for_longer():
     assert without.requests < 2.0
 
 
-@pytest.mark.parametrize(("rate", "rates", "slo_ms"), [(50.0, 5, 200.0), (3.5, 3, 200.0), (0.5, 2, 200.0), (50.0, 3, LONG_MS)])
+@pytest.mark.parametrize(("rate", "rates", "slo_ms"), [(50.0, 5, 200.0), (0.5, 3, 200.0), (50.0, 3, LONG_MS), (0.5, 2, LONG_MS)])
 def test_there_are_fewer_rates_where_requests_are_few(rate, rates, slo_ms):
     """So that each has as many as may be; with a long objective there are never many."""
     found = loads_of(PLAN, knees(rate, rate), Objective(slo_ms), seconds=500.0)["dense"]
     assert len(found.rates) == rates
-    assert rates == 2 or PLAN.rounds * found.requests >= MANY_REQUESTS
+    assert rate < 1 or PLAN.rounds * found.requests >= MANY_REQUESTS
     assert len(SHARES) == 5
 
 
