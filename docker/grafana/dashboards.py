@@ -194,6 +194,12 @@ SIDE_BY_SIDE = Dashboard(
     (VARIANTS, Variable("baseline", "variant", "secateur_model_info", multiple=False, first="dense")),
 )
 
+
+def middle_and_tail(metric: str) -> tuple[tuple[str, str], ...]:
+    """Median and 99th percentile of a duration by variant, 0 where there is none yet."""
+    return tuple((or_zero(quantile(share, metric, CHOSEN, BY_VARIANT)), f"{NAMED} p{100 * share:g}") for share in (0.5, 0.99))
+
+
 ENGINE = Dashboard(
     "engine",
     "Engine",
@@ -286,19 +292,13 @@ ENGINE = Dashboard(
             "Decode step",
             "One token of every sequence that is decoded: the more there are, the longer it takes.",
             "s",
-            tuple(
-                (or_zero(quantile(share, "secateur_decode_step_duration_seconds", CHOSEN, BY_VARIANT)), f"{NAMED} p{100 * share:g}")
-                for share in (0.5, 0.99)
-            ),
+            middle_and_tail("secateur_decode_step_duration_seconds"),
         ),
         Panel(
             "First token",
             "From a streamed request to its first token.",
             "s",
-            tuple(
-                (or_zero(quantile(share, "secateur_first_token_duration_seconds", CHOSEN, BY_VARIANT)), f"{NAMED} p{100 * share:g}")
-                for share in (0.5, 0.99)
-            ),
+            middle_and_tail("secateur_first_token_duration_seconds"),
         ),
     ),
     (VARIANTS,),

@@ -75,13 +75,14 @@ def test_a_comparison_finds_the_faster_variant_and_writes_all_of_it(tmp_path):
     """Knees, a ratio, a verdict, and files with every request; nothing that was started goes on."""
     told: list[str] = []
     target = tmp_path / "out" / "first"
-    with jobs_of(PLAN, Target(FAKE)) as jobs:
+    with jobs_of(replace(PLAN, shares=(0.5, 2.5)), Target(FAKE)) as jobs:
         result = run(jobs, gates=[Gate("classify", "compact-int8", "dense", 1.2)], output=target, progress=told.append)
         expected = stages(jobs)
     dense, fast = result.tasks[0].subjects
     assert 0 < dense.rate.value < fast.rate.value
     (rates,) = [ratio for ratio in result.tasks[0].ratios if ratio.of == RATE]
     assert [verdict.interval for verdict in result.verdicts] == [rates.interval]
+    assert [verdict.passed for verdict in result.verdicts] == [True]
     assert result.tasks[0].tokens == (12, 12)
     assert len(told) == expected
     assert json.loads((target / "result.json").read_text())["tasks"][0]["subjects"][0]["label"] == "dense"

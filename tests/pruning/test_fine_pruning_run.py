@@ -15,8 +15,9 @@ from pruning.results import FinishedTarget, slower_notes
 from pruning.stages.store import StageRecord
 from pruning.structure import parameters
 from pruning.targets import left_by
-from service.artifact import Latency, Machine, read_manifest
+from service.artifact import read_manifest
 from tests.pruning import helpers
+from tests.pruning.report_cases import latency_of
 
 TEXTS = [("the good a b c", 1), ("bad the d e", 0), ("good good f", 1), ("the bad bad", 0)] * 3
 
@@ -127,23 +128,9 @@ def test_a_speed_up_that_was_not_measured_is_a_note():
     target = SpeedupTarget(speedup=2.0, precision="int8", sequence_length=8)
     records = [StageRecord(name=f"artifacts/x/{name}", key="", seconds=0.0, peak_memory_bytes=0, details={}) for name in ("fp32", "int8")]
     finished = FinishedTarget(target, records[0], (records[0], records[1]), None)
-    machine = Machine(cpu="c", cores=1, isa=(), runtime="r")
-    latencies = {
-        value: Latency(
-            sequence_length=8,
-            callers=1,
-            latency_ms=1,
-            reference="r",
-            speedup=value,
-            speedup_low=value,
-            speedup_high=value,
-            kind="structural",
-            machine=machine,
-        )
-        for value in (1.5, 1.95)
-    }
+    latencies = {value: latency_of("structural", value, 8) for value in (1.5, 1.95)}
     slow, fast = ({record.name: (latency,) for record in records} for latency in latencies.values())
-    assert slower_notes([finished], slow) == (f"{target.label}: 2x was asked for, and 1.50x (1.50 to 1.50) measured.",)
+    assert slower_notes([finished], slow) == (f"{target.label}: 2x was asked for, and 1.50x (1.46 to 1.54) measured.",)
     assert slower_notes([finished], fast) == ()
 
 
