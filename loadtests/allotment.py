@@ -12,6 +12,7 @@ from loadtests.statistics import Knee, Objective
 
 MANY_REQUESTS = 300
 MOST_SECONDS = 1.6
+TAIL_REQUESTS, QUICK_TAIL_REQUESTS = 100, 25
 
 _LEAST_OBJECTIVES = 15.0
 _LEAST_SHARE = 0.8
@@ -23,7 +24,8 @@ class Loads:
 
     Attributes:
         rates: requests per second, ascending.
-        shares: what these are of the knee, or, where there is none, of the lowest rate that was tried.
+        shares: what these are of the knee; where it is below what was tried, of a rate such that the slowest load is that; where there
+            is none, of the lowest rate that was tried.
         requests: that are due in each, on average.
     """
 
@@ -50,6 +52,18 @@ def equal_requests(rates: Sequence[float], *, seconds: float, least_s: float) ->
     return found
 
 
+def least_rate(plan: Plan, objective: Objective) -> float:
+    """The slowest rate, in requests per second, of which there is time for so many requests that one in a hundred can be told.
+
+    One slow variant may take the time of the visits but for loads of the least length of all others.
+    """
+    requests = QUICK_TAIL_REQUESTS if plan.quick else TAIL_REQUESTS
+    shares = _fewest_shares(plan, objective)
+    each_s, least_s = _load_seconds(plan, objective, shares, plan.times.visits)
+    slow_s = max(least_s, each_s - least_s * (len(plan.subjects) - 1))
+    return shares[0] * requests * _stretch(shares) / (plan.rounds * slow_s)
+
+
 def requests_of_steps(plan: Plan, guesses: Mapping[str, float], objective: Objective) -> dict[str, float]:
     """Requests of a step of each variant's search, by label, such that searches of some steps take their share of the time.
 
@@ -74,13 +88,13 @@ def loads_of(plan: Plan, knees: Mapping[str, Knee], objective: Objective, *, sec
 
     Args:
         plan: of the task.
-        knees: by label; a variant without one has loads of the least length.
+        knees: by label; of a variant whose knee is below what was tried the slowest load is that; one without has loads of the least
+            length.
         objective: loads are long beside it; with a long one there are never many rates.
         seconds: of all open loops.
     """
     most = len(plan.shares) if objective.slo_ms < LONG_MS else len(FEW_SHARES)
-    fewest = FEWEST_SHARES if plan.quick or objective.slo_ms >= LONG_MS else FEW_SHARES
-    choices = [shares for shares in (plan.shares, FEW_SHARES, fewest) if len(shares) <= most]
+    choices = [shares for shares in (plan.shares, FEW_SHARES, _fewest_shares(plan, objective)) if len(shares) <= most]
     found = [_loads(plan, knees, objective, shares, seconds) for shares in choices]
     return next((each for each in found if _fewest(each, knees) * plan.rounds >= MANY_REQUESTS), found[-1])
 
@@ -90,12 +104,27 @@ def least_seconds(plan: Plan, objective: Objective, equal_s: float) -> float:
     return max(plan.least_s, min(_LEAST_OBJECTIVES * objective.slo_ms / 1e3, _LEAST_SHARE * equal_s))
 
 
+def _fewest_shares(plan: Plan, objective: Objective) -> tuple[float, ...]:
+    return FEWEST_SHARES if plan.quick or objective.slo_ms >= LONG_MS else FEW_SHARES
+
+
+def _stretch(shares: Sequence[float]) -> float:
+    """Of a load's length over that at the knee, on average."""
+    return sum(1 / share for share in shares) / len(shares)
+
+
+def _load_seconds(plan: Plan, objective: Objective, shares: Sequence[float], seconds: float) -> tuple[float, float]:
+    """Of a load of every variant together, where all loads take `seconds`; and the least of one variant's."""
+    subjects = len(plan.subjects)
+    each_s = seconds / (plan.rounds * len(shares)) - BETWEEN_SECONDS * subjects
+    return each_s, least_seconds(plan, objective, each_s / subjects)
+
+
 def _loads(plan: Plan, knees: Mapping[str, Knee], objective: Objective, shares: tuple[float, ...], seconds: float) -> dict[str, Loads]:
-    middles = {label: knee.rate or min(step.rate for step in knee.steps) for label, knee in knees.items()}
-    stretch = sum(1 / share for share in shares) / len(shares)  # of a load's length over that at the knee, on average
-    each_s = seconds / (plan.rounds * len(shares)) - BETWEEN_SECONDS * len(knees)
-    least_s = least_seconds(plan, objective, each_s / len(knees))
-    kept = [label for label, knee in knees.items() if knee.rate]
+    middles = {label: knee.rate or knee.below / shares[0] or min(step.rate for step in knee.steps) for label, knee in knees.items()}
+    stretch = _stretch(shares)
+    each_s, least_s = _load_seconds(plan, objective, shares, seconds)
+    kept = [label for label, knee in knees.items() if knee.known]
     left_s = each_s - least_s * (len(knees) - len(kept))
     found = equal_requests([middles[label] / stretch for label in kept], seconds=left_s, least_s=least_s)
     requests = {**{label: least_s * middle / stretch for label, middle in middles.items()}, **dict(zip(kept, found, strict=True))}
@@ -103,5 +132,5 @@ def _loads(plan: Plan, knees: Mapping[str, Knee], objective: Objective, shares: 
 
 
 def _fewest(loads: Mapping[str, Loads], knees: Mapping[str, Knee]) -> float:
-    """Requests of the load that has fewest, of a variant with a knee."""
-    return min((loads[label].requests for label, knee in knees.items() if knee.rate), default=0.0)
+    """Requests of the load that has fewest, of a variant whose knee, or what it is below, is known."""
+    return min((loads[label].requests for label, knee in knees.items() if knee.known), default=0.0)

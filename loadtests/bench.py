@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtests.allotment import MOST_SECONDS, Loads, requests_of_steps
+from loadtests.allotment import MOST_SECONDS, Loads, least_rate, requests_of_steps
 from loadtests.arrivals import Load, steady
 from loadtests.client import Client, Prepared
 from loadtests.deadline import NEVER, Deadline
@@ -196,8 +196,12 @@ def knees_of(bench: Bench, task: Task, met: Mapping[str, Met], objective: Object
     """The knee of each subject, by label; `MeasurementError` where nothing is answered."""
     bench.progress(f"/{task.name}: capacity of each variant")
     capacities = {label: capacity_before(bench, task, each) for label, each in met.items()}
-    firsts = {label: first_rate(bench.plan, task, objective, capacity) for label, capacity in capacities.items()}
-    requests = requests_of_steps(bench.plan, firsts, objective)
+    plan = bench.plan
+    firsts = {
+        label: max(first_rate(plan, task, objective, capacity), slowest_rate(plan, objective, capacity))
+        for label, capacity in capacities.items()
+    }
+    requests = requests_of_steps(plan, firsts, objective)
     return {
         label: knee_of(bench, task, each, objective, capacity=capacities[label], first=firsts[label], requests=requests[label])
         for label, each in met.items()
@@ -226,6 +230,12 @@ def first_rate(plan: Plan, task: Task, objective: Objective, capacity: float) ->
     return found or LIGHT * capacity
 
 
+def slowest_rate(plan: Plan, objective: Objective, capacity: float) -> float:
+    """Requests per second below which nothing is searched, as there are too few to tell; 0 where so many would overload the service."""
+    found = least_rate(plan, objective)
+    return found if found < OF_CAPACITY * capacity else 0.0
+
+
 def knee_of(bench: Bench, task: Task, met: Met, objective: Objective, *, capacity: float, first: float, requests: float) -> Knee:
     """The knee of one subject.
 
@@ -244,7 +254,8 @@ def knee_of(bench: Bench, task: Task, met: Met, objective: Objective, *, capacit
         log = bench.open(met, rate=rate, seconds=seconds, seed=seed, name=f"{task.name}-{met.label}-search-{turn:02}")
         return step_of(rate, sample_of(log))
 
-    knee = find_knee(measure, objective, first=first, light=LIGHT * capacity, telling=TELLING_REQUESTS)
+    least = slowest_rate(bench.plan, objective, capacity)
+    knee = find_knee(measure, objective, first=first, light=LIGHT * capacity, least=least, telling=TELLING_REQUESTS)
     bench.require_running(met)
     return knee
 

@@ -113,7 +113,7 @@ def compare_task(bench: Bench, task: Task) -> TaskResult:
 def subject_result(plan: Plan, task: Task, met: Met, found: Found, objective: Objective) -> SubjectResult:
     """The figures of one subject."""
     knee, loads, visits = found.knee, found.loads, found.visits
-    rate = bootstrap(plan.rounds, lambda pick: rate_at(found, objective, pick), seed=plan.seed) if knee.rate else NONE
+    rate = bootstrap(plan.rounds, lambda pick: rate_at(found, objective, pick), seed=plan.seed) if knee.known else NONE
     curve = [point_of(share, each, [visit.logs[place] for visit in visits]) for place, (share, each) in enumerate(loads.pairs)]
     return SubjectResult(
         label=met.label,
@@ -150,7 +150,7 @@ def ratios_of(plan: Plan, task: Task, found: Mapping[str, Found], objective: Obj
     first, every = plan.subjects[0].label, np.arange(plan.rounds)
     for label in (subject.label for subject in plan.subjects[1:]):
         pair = [found[label], found[first]]
-        if all(each.knee.rate for each in pair):
+        if all(each.knee.known for each in pair):
             above, below = (bound_of(each.loads.rates, rate_at(each, objective, every)) for each in pair)
             rates = ratio(lambda each, pick: rate_at(each, objective, pick), label)
             yield Ratio(task.name, label, first, RATE, rates, bound_of_ratio(above, below))

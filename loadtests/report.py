@@ -18,7 +18,7 @@ from loadtests.gates import CAPACITY, RATE, Ratio, Verdict
 from loadtests.report_cells import Table, between, figure, score_name, signed
 from loadtests.report_pictures import Picture, pictures_of
 from loadtests.report_records import COLUMNS, records
-from loadtests.report_tables import main_table, page_tables, task_tables
+from loadtests.report_tables import main_table, page_tables, rate_text, task_tables
 from loadtests.results import Result, SubjectResult, TaskResult, read_result
 
 HTML, CSV = "report.html", "report.csv"
@@ -136,8 +136,8 @@ def headline(result: Result) -> str:
         found = [(ratio, task) for task in tasks if (ratio := best_ratio(task, of)) is not None]
         if found:
             ratio, task = max(found, key=lambda pair: pair[0].interval.value)
-            times = f"{figure(ratio.interval.value)} times the requests of {ratio.baseline}"
-            return f"{ratio.subject} serves {times} on /{ratio.task} {words.format(slo=task.slo_ms)}"
+            gain = f"{times_of(ratio)} the requests of {ratio.baseline}"
+            return f"{ratio.subject} serves {gain} on /{ratio.task} {words.format(slo=task.slo_ms)}"
     labels = dict.fromkeys(subject.label for task in result.tasks for subject in task.subjects)
     return f"Load test of {', '.join(labels)}"
 
@@ -153,6 +153,11 @@ def best_ratio(task: TaskResult, of: str = RATE) -> Ratio | None:
     return max(found, key=lambda ratio: ratio.interval.value, default=None)
 
 
+def times_of(ratio: Ratio) -> str:
+    """How many times, or at least how many."""
+    return f"{ratio.bound} {figure(ratio.interval.value)} times".lstrip()
+
+
 def task_sentence(task: TaskResult) -> str:
     """The gain of the best variant of a task, with its interval and what it costs; or that nothing keeps the objective."""
     ratio = best_ratio(task)
@@ -162,8 +167,8 @@ def task_sentence(task: TaskResult) -> str:
     subjects = {subject.label: subject for subject in task.subjects}
     best, first = subjects[ratio.subject], subjects[ratio.baseline]
     found = (
-        f"On /{task.task}, {best.label} keeps p99 within {task.slo_ms:g} ms up to {figure(best.rate.value)} requests a second, and "
-        f"{first.label} up to {figure(first.rate.value)}: {figure(ratio.interval.value)} times as many ({between(ratio.interval)})"
+        f"On /{task.task}, with p99 within {task.slo_ms:g} ms, {best.label} answers {rate_text(best)} requests a second, and "
+        f"{first.label} {rate_text(first)}: {times_of(ratio)} as many ({between(ratio.interval)})"
     )
     return f"{found}{_cost(best)}."
 

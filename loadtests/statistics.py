@@ -79,10 +79,19 @@ class Sample:
 
 @dataclass(frozen=True)
 class Knee:
-    """The highest rate that kept the objective, 0 for none, and all that was tried."""
+    """The highest rate that kept the objective, 0 for none, and all that was tried.
+
+    `below` is the lowest rate that was tried, where none kept it but more than half of the answers were in time at that one; otherwise 0.
+    """
 
     rate: float
     steps: tuple[Step, ...]
+    below: float = 0.0
+
+    @property
+    def known(self) -> float:
+        """The rate, or else what it is below; 0 where no rate keeps the objective."""
+        return self.rate or self.below
 
 
 def percentile(values: FloatArray, percent: float) -> float:
@@ -107,6 +116,7 @@ def find_knee(
     *,
     first: float,
     light: float = 0.0,
+    least: float = 0.0,
     telling: int = 0,
     precision: float = 1.3,
     most: int = 6,
@@ -118,7 +128,8 @@ def find_knee(
         measure: tries a rate.
         objective: what is to be kept.
         first: rate to begin with.
-        light: up to this rate hardly any request waits for another: where half of the answers are late there, slower rates are not tried.
+        light: up to this rate hardly any request waits for another: where half of the answers are late there, no rate keeps it.
+        least: slower rates are not tried where it is not half of the answers that are late, but fewer.
         telling: a step of fewer requests may lower the rate, but does not raise it.
         precision: the search ends when the lowest rate that failed is at most so many times the highest that did not.
         most: steps, at the most.
@@ -128,12 +139,14 @@ def find_knee(
     while len(steps) < most and high > precision * low:
         step = measure(rate)
         steps.append(step)
-        is_kept = objective.kept(step)
+        is_kept, is_half_late = objective.kept(step), step.p50_ms > objective.slo_ms
         low, high = (rate, high) if is_kept else (low, rate)
-        if step.requests < telling if is_kept else rate <= light and step.p50_ms > objective.slo_ms:
+        is_slowest = rate <= light if is_half_late else rate <= least
+        if step.requests < telling if is_kept else is_slowest:
             break
         rate = low * growth if math.isinf(high) else high / growth if low == 0.0 else math.sqrt(low * high)
-    return Knee(low, tuple(steps))
+        rate = rate if is_half_late else max(rate, least)
+    return Knee(low, tuple(steps), below=0.0 if low or is_half_late else min(step.rate for step in steps))
 
 
 def crossing(rates: Sequence[float], samples: Sequence[Sample], objective: Objective) -> float:

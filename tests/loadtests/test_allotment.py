@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtests.allotment import MANY_REQUESTS, equal_requests, loads_of, requests_of_steps
+from loadtests.allotment import MANY_REQUESTS, TAIL_REQUESTS, equal_requests, least_rate, loads_of, requests_of_steps
 from loadtests.plan import BETWEEN_SECONDS, LONG_MS, SEARCH_STEPS, SHARES, Plan, parse_subjects
 from loadtests.statistics import Knee, Objective, Step
 from loadtests.texts import TASKS
@@ -50,6 +50,18 @@ def test_a_slow_variant_is_loaded_for_longer():
     without, _, _ = loads_of(PLAN, knees(0.0, 15.0, 40.0), OBJECTIVE, seconds=600.0).values()
     assert without.rates[0] < STEP.rate
     assert without.requests < 2.0
+
+
+@settings(deadline=None)
+@given(st.floats(3.0, 30.0), st.floats(0.0, 50.0), st.sampled_from((200.0, LONG_MS)))
+def test_the_slowest_rate_that_is_searched_has_a_hundred_requests(minutes, faster, slo_ms):
+    """In all rounds together, beside variants that are fast; what is bounded by it is visited from there on upwards."""
+    plan = Plan(("qa",), PLAN.subjects, minutes=minutes)
+    least = least_rate(plan, Objective(slo_ms))
+    knees = {"dense": Knee(0.0, (STEP,), below=least), **{label: Knee(least + 20.0 + faster, (STEP,)) for label in LABELS[1:]}}
+    dense = loads_of(plan, knees, Objective(slo_ms), seconds=plan.times.visits)["dense"]
+    assert dense.rates[0] == pytest.approx(least)
+    assert plan.rounds * dense.requests >= TAIL_REQUESTS * (1 - 1e-9)
 
 
 @pytest.mark.parametrize(("rate", "rates", "slo_ms"), [(50.0, 5, 200.0), (0.5, 3, 200.0), (50.0, 3, LONG_MS), (0.5, 2, LONG_MS)])

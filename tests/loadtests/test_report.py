@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from loadtests.cli import main
 from loadtests.errors import LoadTestError
-from loadtests.gates import Gate, Verdict
+from loadtests.gates import RATE, Gate, Verdict
 from loadtests.report import Promise, headline, promise, to_csv, to_html, write_report
 from loadtests.report_cells import figure
 from loadtests.report_tables import rate_text
@@ -118,6 +118,18 @@ def test_a_variant_without_a_rate_is_said():
     assert "On /qa, no rate of dense, compact-int8 keeps p99 within 200 ms." in page.words
     assert "rates" not in page.pictures("qa")
     assert headline(result) == "compact-int8 serves 3.61 times the requests of dense on /qa in a closed loop"
+
+
+def test_a_baseline_that_is_slower_than_was_visited_bounds_the_gain():
+    """The headline and the sentence of the task say at most of the one and at least of the other."""
+    dense, fast = subject_of("dense"), subject_of("compact-int8")
+    dense = replace(dense, rate=interval_of(dense.curve[0].step.rate), inside=False)
+    task = task_of(dense, fast)
+    bounded = tuple(replace(ratio, bound="at least") if ratio.of == RATE else ratio for ratio in task.ratios)
+    result = result_of(replace(task, ratios=bounded))
+    (sentence,) = [words for words in Page(to_html(result)).words if words.startswith("On /qa, with p99")]
+    assert f"dense at most {figure(dense.rate.value)}: at least" in sentence
+    assert "at least" in headline(result)
 
 
 @pytest.mark.parametrize(("place", "words"), [(0, "at most 5.19"), (-1, "at least 10.7")])

@@ -82,6 +82,25 @@ def test_answers_that_are_late_without_a_queue_end_the_search(light, steps):
     assert len(find_knee(lambda rate: Step(rate, 9, 0.0, 300.0, 300.0, 300.0, 300.0), OBJECTIVE, first=15.0, light=light).steps) == steps
 
 
+@settings(deadline=None, max_examples=20)
+@given(st.floats(0.05, 20.0), st.floats(0.2, 5.0))
+def test_a_knee_below_the_least_rate_is_bounded(true, least):
+    """Slower rates are not tried: the knee is found, or known to be below the lowest that was tried, which is then the least."""
+    knee = find_knee(
+        lambda rate: Step(rate, 99, 0.0, 150.0, 150.0, 150.0 if rate <= true else 300.0, 300.0), OBJECTIVE, first=5.0, least=least, most=30
+    )
+    assert min(step.rate for step in knee.steps) >= least
+    assert (knee.rate, knee.below) == ((0.0, least) if true < least else (pytest.approx(true, rel=0.3), 0.0))
+    assert knee.known >= min(true, least) / 1.3
+
+
+def test_the_least_rate_does_not_end_a_search_where_all_is_late():
+    """It goes on to rates so slow that no request waits for another; with half of the answers late there, the knee is below nothing."""
+    knee = find_knee(lambda rate: Step(rate, 9, 0.0, 300.0, 300.0, 300.0, 300.0), OBJECTIVE, first=5.0, least=4.0, light=1.0)
+    assert knee.steps[-1].rate <= 1.0
+    assert knee.known == 0.0
+
+
 @pytest.mark.parametrize(("requests", "steps"), [(29, 1), (30, 6)])
 def test_few_requests_do_not_raise_the_rate(requests, steps):
     """In time they may be by luck."""
