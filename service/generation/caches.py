@@ -1,8 +1,8 @@
 """Keys and values of everything that is being decoded, in arrays whose first rows are in use, so that a call takes them as they are.
 
 A graph reads `[:rows]` of each array, which is contiguous: nothing is copied for a step. Rows have room for the same number of tokens,
-and masks say how many are written. Who leaves makes room for the last one; arrays are replaced when that room has to change. Their pages
-are touched when rows are first written, so room for rows that never come costs nothing.
+and masks say how many are written. Who leaves makes room for the last one; arrays are replaced when that room has to change. Nothing is
+written to rows that are not in use, so room for rows that never come costs nothing.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,13 +32,14 @@ class Cache:
         return {name: array[:rows] for name, array in self._arrays.items()}
 
     def resize(self, room: int, rows: int) -> None:
-        """Give every row this much room, and keep what fits into it of the first rows."""
+        """Give every row this much room, and keep what fits into it of the first rows; others are to be cleared before they are used."""
         if room == self.room:
             return
         kept = min(room, self.room)
         for name, shape in self._shapes.items():
             resized = self._empty(shape, room)
             resized[:rows, :, :kept] = self._arrays[name][:rows, :, :kept]
+            resized[:rows, :, kept:] = 0
             self._arrays[name] = resized
         self.room = room
 
@@ -64,4 +65,4 @@ class Cache:
             array[target, :, :length] = array[source, :, :length]
 
     def _empty(self, shape: CacheShape, room: int) -> Array:
-        return np.zeros((self._rows, shape.heads, room, shape.head_size), dtype=np.float32)
+        return np.empty((self._rows, shape.heads, room, shape.head_size), dtype=np.float32)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service.errors import ArtifactError, RequestError
-from service.generation import EncoderDecoder, Engine, Generated, Generation, GenerationSettings, Limits, generate
+from service.generation import EncoderDecoder, Engine, Generated, Generation, GenerationSettings, Limits, caches, generate
 from service.runtime.base import Array
 from tests.pruning.helpers import LONGEST
 from tests.service.generating import END, by_transformers, exported, exported_in_8_bits, model_of, sources
@@ -108,6 +108,23 @@ def test_joining_changes_nothing(seed: int, asked_for: list[GenerationSettings],
             engine.step()
     finish(engine)
     assert [each.result.tokens for each in generations] == [generate(model, [g.source], g.settings)[0].tokens for g in generations]
+
+
+@settings(max_examples=10)
+@given(SEEDS, st.lists(asked(), min_size=2, max_size=5), st.integers(1, 3))
+def test_what_memory_held_before_is_never_read(seed: int, asked_for: list[GenerationSettings], apart: int):
+    """New room is not emptied until somebody uses it: were it full of what is no number, tokens would be the same."""
+    model, documents = exported(seed), sources(seed, len(asked_for))
+    expected = [generate(model, [source], own)[0].tokens for source, own in zip(documents, asked_for, strict=True)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(caches.np, "empty", lambda shape, dtype: np.full(shape, np.nan, dtype))
+        engine, generations = Engine(model, Limits(rows=10)), []
+        for source, own in zip(documents, asked_for, strict=True):
+            generations.append(engine.submit(source, own))
+            for _ in range(apart):
+                engine.step()
+        finish(engine)
+    assert [each.result.tokens for each in generations] == expected
 
 
 def test_company_changes_no_bit_of_an_8_bit_model():

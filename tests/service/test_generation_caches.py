@@ -16,6 +16,7 @@ def cache() -> Cache:
     """Three rows in use, with room for four tokens, of which two are written."""
     cache = Cache(SHAPES, rows=6)
     cache.resize(4, rows=0)
+    cache.clear(range(3))
     for row in range(3):
         cache.write(row, {name: np.full((1, shape.heads, 2, shape.head_size), row + 1) for name, shape in SHAPES.items()})
     return cache
@@ -58,13 +59,12 @@ def test_append_writes_behind_each_row(cache: Cache):
 
 @pytest.mark.parametrize("room", [2, 9])
 def test_resizing_keeps_what_fits(cache: Cache, room: int):
-    """Rows in use have their tokens in more room and in less; the rest is empty."""
+    """Rows in use have their tokens in more room and in less; the rest of them is empty."""
     before = {name: values.copy() for name, values in cache.feed(3).items()}
     cache.resize(room, rows=3)
-    for name, values in cache.feed(6).items():
+    for name, values in cache.feed(3).items():
         np.testing.assert_array_equal(values[:3, :, :2], before[name][:, :, :2])
         assert not values[:3, :, 2:].any()
-        assert not values[3:].any()
         assert values.shape[2] == room
 
 
