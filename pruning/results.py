@@ -14,9 +14,10 @@ from pruning import checkpoint
 from pruning.analysis import summarise
 from pruning.baselines import FIRST, MOST_SIMILAR, first_sentences, most_similar_sentences
 from pruning.config import DataSource, GenerationTarget, RunConfig, SpeedupTarget, Target, chosen, dump_config
-from pruning.data import SummaryExample, source_name
+from pruning.data_sources import source_name
 from pruning.errors import ConfigError
 from pruning.evaluation import Evaluation, evaluate, evaluation_of, rescored, rouge
+from pruning.examples import SummaryExample
 from pruning.export import update_manifest
 from pruning.families.bart import layers_to_copy
 from pruning.report import Headline, ModelReport, RunReport, StageReport, TargetReport, VariantReport, length_of, metric_name, write_report

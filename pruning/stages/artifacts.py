@@ -9,8 +9,9 @@ from transformers import PreTrainedModel
 
 from pruning import checkpoint
 from pruning.config import chosen, dump_config
-from pruning.data import QuestionExample, source_name
+from pruning.data_sources import source_name
 from pruning.evaluation import best_null_threshold
+from pruning.examples import QuestionExample
 from pruning.export import ArtifactSpec, export_artifact, update_manifest
 from pruning.families import family_of
 from pruning.quantization import quantize_artifact
