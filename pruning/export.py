@@ -24,6 +24,7 @@ from optimum.exporters.tasks import TasksManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning import checkpoint, onnx_graph, structure
+from pruning.checkpoint_manifest import read_checkpoint_manifest
 from pruning.errors import ParityError
 from pruning.seq2seq_artifact import Seq2SeqExport
 from pruning.shared_weights import embed, point_to_shards
@@ -276,7 +277,7 @@ def _manifest(model: PreTrainedModel, folder: Path, spec: ArtifactSpec, exported
         schema_version=f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}",
         precision="fp32",
         opset=OPSET,
-        head_size=checkpoint.read_checkpoint_manifest(folder).head_size,
+        head_size=read_checkpoint_manifest(folder).head_size,
         hidden_size=model.config.hidden_size,
         parameters=structure.parameters(model),
         files=hash_files(folder),
