@@ -3,7 +3,7 @@
 `to_onnx` goes through optimum's exporters (TorchScript, which handles layers of unequal heads) and cleans what they trace.
 `check_parity` compares the graph with torch before any file is written. `export_artifact` writes checkpoint, graph and manifest
 into one folder, whole or not at all; the graph's weights are the checkpoint's fp16 bytes (`pruning/shared_weights.py`). What is of
-encoder-decoders alone is in `pruning/seq2seq_export.py` and `pruning/seq2seq_artifact.py`.
+encoder-decoders alone is in `pruning/seq2seq_modules.py`, `pruning/seq2seq_export.py` and `pruning/seq2seq_artifact.py`.
 """
 
 import copy
