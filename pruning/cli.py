@@ -177,8 +177,10 @@ def study(study: Path, ledger: Path, only: tuple[str, ...], measured: bool, pict
     Example:
       secateur-prune study sst2 --output runs/sst2-study --ledger ledger.json --pictures pictures
     """
-    from pruning.study import as_table, load_study, measure, run_study
+    from pruning.ledger import as_table
+    from pruning.study import load_study, run_study
     from pruning.study_plots import write_pictures
+    from pruning.study_speeds import measure
 
     found = run_study(load_study(study), output, ledger, only=only)
     if measured:
