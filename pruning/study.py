@@ -18,8 +18,9 @@ from pruning.config import RECIPES, RunConfig, apply_override, chosen, parse_con
 from pruning.errors import ConfigError
 from pruning.ledger import DENSE, Entry, Ledger, packed
 from pruning.pipeline import pruned_models
-from pruning.results import HEADLINES, layers_of, score
+from pruning.results import layers_of
 from pruning.run import Run, data_identity, model_identity
+from pruning.scoring import HEADLINES, score
 from pruning.stages import Stages
 from pruning.stages.artifacts import export_stage
 from pruning.stages.compaction import compact_stage, reduce_vocabulary

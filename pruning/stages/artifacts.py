@@ -90,6 +90,11 @@ def calibration_inputs(current: Run) -> list[dict[str, NDArray[np.int64]]]:
     return [_as_arrays(current, feature) for feature in current.features(drawn)]
 
 
+def short_name(stage: str) -> str:
+    """What reports call an artifact: `artifacts/dense/dense-int8` -> `dense-int8`; `artifacts/<label>/compact` -> `<label>/compact`."""
+    return stage.removeprefix("artifacts/").removeprefix("dense/")
+
+
 def _artifact_spec(current: Run, model: PreTrainedModel, variant: Variant, *, parent: Manifest | None) -> ArtifactSpec:
     """What the manifest says beyond what the graph itself tells."""
     config = current.config

@@ -20,9 +20,9 @@ from pruning.latency import predicted_speedup
 from pruning.pipeline import run
 from pruning.publishing import publish
 from pruning.report import RunReport, read_report
-from pruning.results import UNSEEN
 from pruning.run import Run
 from pruning.run_comparison import compare_runs, to_text
+from pruning.scoring import UNSEEN
 from pruning.stages import Stages
 from pruning.study import Study, run_study
 from pruning.study_speeds import measure
