@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pruning.checkpoint import read_checkpoint_manifest
+from pruning.checkpoint_manifest import read_checkpoint_manifest
 from pruning.errors import CheckpointError
 from pruning.mask_summary import Kind, LayerHeads, MagnitudeHistogram, MaskSummary, MatrixSummary, Pixels, ScoreSample
 from pruning.masking import Masked, Masks

@@ -13,18 +13,14 @@
 """
 
 import copy
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import transformers
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -37,41 +33,18 @@ from transformers import (
 from transformers.modeling_utils import no_init_weights
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from pruning.checkpoint_manifest import MANIFEST_NAME, check_config, check_layers, read_checkpoint_manifest, write_checkpoint_manifest
+from pruning.checkpoint_weights import load_weights, some_of, write_weights
 from pruning.compaction import select
 from pruning.errors import CheckpointError
 from pruning.families import AttentionBlock, family_of
-from pruning.families.editing import DENSE_LAYERS_FIELD, dense_decoder_layers, dense_layers, listed_layers
 from pruning.storage import written
-from pruning.structure import embedding_tables, shapes
-from pruning.vocabulary import input_vocabulary, reduced_table, separate_tables
+from pruning.vocabulary import separate_tables
 from service.artifact import LayerShape
 from service.errors import SecateurError
 from service.model import TOKENIZER_NAME
 
-FORMAT_VERSION: Literal[1] = 1
-MANIFEST_NAME = "checkpoint.json"
-EMBEDDINGS_NAME = "model-embeddings.safetensors"
-ENCODER_NAME = "model-encoder.safetensors"
-READABLE = 0o644
-INDEX_NAME = "model.safetensors.index.json"
 READING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
-
-
-class CheckpointManifest(BaseModel):
-    """What `load` has to know before it can read the weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format_version: Literal[1] = Field(description="Version of the folder's layout.")
-    model_type: str = Field(description="Family of the model: bert, roberta, distilbert, bart.")
-    architecture: str = Field(description="Class of the model in transformers.")
-    layers: tuple[LayerShape, ...] = Field(
-        description="Heads and neurons left, layer by layer; a decoder layer is two: self-attention; cross-attention and feed-forward."
-    )
-    head_size: int = Field(gt=0, description="Columns of one attention head.")
-    dense_layers: int = Field(gt=0, description="Layers of the dense model that this one comes from, without those of a decoder.")
-    dense_decoder_layers: int = Field(0, ge=0, description="Decoder layers of that dense model.")
-    input_vocabulary: int | None = Field(None, gt=0, description="Tokens that the encoder reads, where the output has fewer.")
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
@@ -93,17 +66,8 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, fold
 
 def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path, *, dtype: torch.dtype) -> None:
     """`save` into a folder that exists, for a caller that adds files of its own before the folder is moved into its place."""
-    weights = _rounded(_own_weights(model), dtype)
-    tables = {f"{name}.weight" for name, table in embedding_tables(model).items() if table is not reduced_table(model)}
-    shards = {
-        EMBEDDINGS_NAME: {name: weights[name] for name in weights if name in tables},
-        ENCODER_NAME: {name: weights[name] for name in weights if name not in tables},
-    }
-    for file_name, shard in shards.items():
-        save_file(shard, folder / file_name, metadata={"format": "pt"})
-        (folder / file_name).chmod(READABLE)  # safetensors leaves its files to their owner alone; a service runs as another user
-    _write_json(folder / INDEX_NAME, _index(shards))
-    _write_json(folder / MANIFEST_NAME, _manifest(model).model_dump(exclude_defaults=True))
+    write_weights(model, folder, dtype=dtype)
+    write_checkpoint_manifest(model, folder)
     _config_to_save(model, dtype).save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
@@ -163,35 +127,19 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def read_checkpoint_manifest(folder: Path) -> CheckpointManifest:
-    """Read and check `checkpoint.json`, its version first."""
-    path = folder / MANIFEST_NAME
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content.get("format_version") if isinstance(content, dict) else None
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise CheckpointError(f"{path}: written in format {version}, this version of Secateur reads format {FORMAT_VERSION}")
-        return CheckpointManifest.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise CheckpointError(f"{path}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: {_one_line(error)}") from error
-
-
 def _load_own(folder: Path, config: PretrainedConfig, auto_class: Any) -> PreTrainedModel:  # noqa: ANN401
     manifest = read_checkpoint_manifest(folder)
-    _check_config(folder, config, manifest)
+    check_config(folder, config, manifest)
     with no_init_weights():
         model = auto_class.from_config(config) if auto_class else _architecture(folder, manifest.architecture)(config)
         model.tie_weights()
     if type(model).__name__ != manifest.architecture:
         raise CheckpointError(f"{folder}: holds a {manifest.architecture}, where a {type(model).__name__} is needed")
-    _check_layers(folder, model, manifest.layers)
+    check_layers(folder, model, manifest.layers)
     _resize(model, manifest.layers)
     if manifest.input_vocabulary is not None:
         separate_tables(model, manifest.input_vocabulary)
-    _load_strictly(model, _read_shards(folder), folder)
+    load_weights(model, folder)
     if (folder / GENERATION_CONFIG_NAME).is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
@@ -211,14 +159,14 @@ def _load_plain(
     )
     mismatched = sorted(info["mismatched_keys"])
     if mismatched:
-        raise CheckpointError(f"{source}: weights of another shape: {_some(mismatched)}; do the labels match its head?")
+        raise CheckpointError(f"{source}: weights of another shape: {some_of(mismatched)}; do the labels match its head?")
     encoder = f"{model.base_model_prefix}."
     missing = sorted(info["missing_keys"])
     essential = [name for name in missing if name.startswith(encoder) and "pooler" not in name]
     if essential:
-        raise CheckpointError(f"{source}: weights of the encoder are missing: {_some(essential)}")
+        raise CheckpointError(f"{source}: weights of the encoder are missing: {some_of(essential)}")
     if missing and not new_head:
-        raise CheckpointError(f"{source}: not fine-tuned as a {type(model).__name__}: no weights for {_some(missing)}; train it first")
+        raise CheckpointError(f"{source}: not fine-tuned as a {type(model).__name__}: no weights for {some_of(missing)}; train it first")
     return model
 
 
@@ -229,19 +177,6 @@ def _config(source: str | Path, overrides: Mapping[str, object]) -> PretrainedCo
     return config
 
 
-def _check_config(folder: Path, config: PretrainedConfig, manifest: CheckpointManifest) -> None:
-    facts = {
-        "model type": (config.model_type, manifest.model_type),
-        "number of layers": (listed_layers(config), len(manifest.layers)),
-        "head size": (config.hidden_size // config.num_attention_heads, manifest.head_size),
-        "number of dense layers": (getattr(config, DENSE_LAYERS_FIELD, config.num_hidden_layers), manifest.dense_layers),
-        "number of dense decoder layers": (dense_decoder_layers(config), manifest.dense_decoder_layers),
-    }
-    for fact, (in_config, in_manifest) in facts.items():
-        if in_config != in_manifest:
-            raise CheckpointError(f"{folder}: {fact} is {in_config} in config.json and {in_manifest} in {MANIFEST_NAME}")
-
-
 def _check_labels(source: str | Path, labels: Sequence[str]) -> None:
     """A head that is kept has as many outputs as there are labels."""
     found = AutoConfig.from_pretrained(str(source)).num_labels
@@ -249,15 +184,6 @@ def _check_labels(source: str | Path, labels: Sequence[str]) -> None:
         raise CheckpointError(
             f"{source}: its head has {found} labels, {len(labels)} were given ({', '.join(labels)}); name as many as it has"
         )
-
-
-def _check_layers(folder: Path, dense: PreTrainedModel, layers: Sequence[LayerShape]) -> None:
-    for index, (most, shape) in enumerate(zip(shapes(dense), layers, strict=True)):
-        if shape.heads > most.heads or shape.intermediate > most.intermediate:
-            raise CheckpointError(
-                f"{folder}: layer {index} has {shape.heads} heads and {shape.intermediate} neurons in {MANIFEST_NAME}, "
-                f"its config allows {most.heads} and {most.intermediate}"
-            )
 
 
 def _set_dropout(config: PretrainedConfig, hidden: float | None, attention: float | None) -> None:
@@ -296,68 +222,6 @@ def _first_heads(block: AttentionBlock, heads: int) -> AttentionBlock:
     return AttentionBlock(block.name, query, key, value, select(block.output, columns=kept), block.head_size)
 
 
-def _read_shards(folder: Path) -> dict[str, Tensor]:
-    embeddings: dict[str, Tensor] = load_file(folder / EMBEDDINGS_NAME)
-    encoder: dict[str, Tensor] = load_file(folder / ENCODER_NAME)
-    twice = sorted(embeddings.keys() & encoder.keys())
-    if twice:
-        raise CheckpointError(f"{folder}: in both shards: {_some(twice)}")
-    return embeddings | encoder
-
-
-def _load_strictly(model: PreTrainedModel, weights: Mapping[str, Tensor], folder: Path) -> None:
-    expected = _own_weights(model)
-    for complaint, names in (
-        ("weights are missing", expected.keys() - weights.keys()),
-        ("weights that the model does not have", weights.keys() - expected.keys()),
-        ("weights of another shape", {n for n in expected.keys() & weights.keys() if expected[n].shape != weights[n].shape}),
-    ):
-        if names:
-            raise CheckpointError(f"{folder}: {complaint}: {_some(sorted(names))}")
-    with torch.no_grad():
-        for name, target in expected.items():
-            target.copy_(weights[name])
-
-
-def _own_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The state by name, a tied weight under the first of its names only; the tensors share memory with the model."""
-    first: dict[int, str] = {}
-    state = model.state_dict(keep_vars=True)
-    for name, tensor in state.items():
-        first.setdefault(id(tensor), name)
-    return {name: state[name].detach() for name in first.values()}
-
-
-def _rounded(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    rounded = {
-        name: tensor.to(device="cpu", dtype=dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
-        for name, tensor in weights.items()
-    }
-    lost = [name for name, tensor in rounded.items() if not tensor.isfinite().all()]
-    if lost:
-        raise CheckpointError(f"not saved: weights that are not finite as {str(dtype).removeprefix('torch.')}: {_some(lost)}")
-    return rounded
-
-
-def _manifest(model: PreTrainedModel) -> CheckpointManifest:
-    return CheckpointManifest(
-        format_version=FORMAT_VERSION,
-        model_type=model.config.model_type,
-        architecture=type(model).__name__,
-        layers=shapes(model),
-        head_size=model.config.hidden_size // model.config.num_attention_heads,
-        dense_layers=dense_layers(model),
-        dense_decoder_layers=dense_decoder_layers(model.config),
-        input_vocabulary=input_vocabulary(model),
-    )
-
-
-def _index(shards: Mapping[str, Mapping[str, Tensor]]) -> dict[str, object]:
-    size = sum(tensor.nbytes for shard in shards.values() for tensor in shard.values())
-    places = {name: file_name for file_name, shard in shards.items() for name in shard}
-    return {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
-
-
 def _config_to_save(model: PreTrainedModel, dtype: torch.dtype) -> PretrainedConfig:
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
@@ -368,10 +232,6 @@ def _config_to_save(model: PreTrainedModel, dtype: torch.dtype) -> PretrainedCon
     return config
 
 
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
 @contextmanager
 def _readable(source: str | Path, errors: tuple[type[Exception], ...] = READING_ERRORS) -> Iterator[None]:
     """Turn what reading can raise into one line that names the source."""
@@ -380,13 +240,4 @@ def _readable(source: str | Path, errors: tuple[type[Exception], ...] = READING_
     except SecateurError:
         raise
     except errors as error:
-        raise CheckpointError(f"{source}: cannot be loaded: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _some(names: Iterable[str]) -> str:
-    first, *others = names
-    return f"{first} and {len(others)} more" if others else first
+        raise CheckpointError(f"{source}: cannot be loaded: {' '.join(str(error).split())}") from error

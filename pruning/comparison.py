@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pruning.config import DataSource
-from pruning.data import load_source, source_name
+from pruning.data import load_source
+from pruning.data_sources import source_name
 from pruning.evaluation import Evaluation, evaluate
 from pruning.export import update_manifest
 from pruning.results import size_bytes

@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
-from pruning.data import Example, QuestionExample, SummaryExample, TextExample
 from pruning.errors import DataError
+from pruning.examples import Example, QuestionExample, SummaryExample, TextExample
 from pruning.metrics import (
     Scores,
     best_threshold,

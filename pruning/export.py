@@ -3,7 +3,7 @@
 `to_onnx` goes through optimum's exporters (TorchScript, which handles layers of unequal heads) and cleans what they trace.
 `check_parity` compares the graph with torch before any file is written. `export_artifact` writes checkpoint, graph and manifest
 into one folder, whole or not at all; the graph's weights are the checkpoint's fp16 bytes (`pruning/shared_weights.py`). What is of
-encoder-decoders alone is in `pruning/seq2seq_export.py` and `pruning/seq2seq_artifact.py`.
+encoder-decoders alone is in `pruning/seq2seq_modules.py`, `pruning/seq2seq_export.py` and `pruning/seq2seq_artifact.py`.
 """
 
 import copy
@@ -24,6 +24,7 @@ from optimum.exporters.tasks import TasksManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning import checkpoint, onnx_graph, structure
+from pruning.checkpoint_manifest import read_checkpoint_manifest
 from pruning.errors import ParityError
 from pruning.seq2seq_artifact import Seq2SeqExport
 from pruning.shared_weights import embed, point_to_shards
@@ -276,7 +277,7 @@ def _manifest(model: PreTrainedModel, folder: Path, spec: ArtifactSpec, exported
         schema_version=f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}",
         precision="fp32",
         opset=OPSET,
-        head_size=checkpoint.read_checkpoint_manifest(folder).head_size,
+        head_size=read_checkpoint_manifest(folder).head_size,
         hidden_size=model.config.hidden_size,
         parameters=structure.parameters(model),
         files=hash_files(folder),

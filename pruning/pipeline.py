@@ -12,8 +12,9 @@ from pruning.config import RunConfig, Target, dump_config
 from pruning.errors import ConfigError
 from pruning.processes import from_main
 from pruning.report import RunReport
-from pruning.results import FinishedTarget, asked_decoding, report_on
+from pruning.results import FinishedTarget, report_on
 from pruning.run import Run
+from pruning.run_latency import asked_decoding
 from pruning.stages import StageRecord, Stages
 from pruning.stages.artifacts import make_artifacts
 from pruning.stages.compaction import compact_stage, reduce_vocabulary

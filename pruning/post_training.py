@@ -17,9 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.bench import StructuralBench, dimensions_of, latency_table
 from pruning.config import DensityTarget, GenerationTarget, MacsTarget, ParametersTarget, PruneConfig, SpeedupTarget, Target
-from pruning.data import Example
 from pruning.distillation import distillation_losses
 from pruning.errors import DataError, NothingPrunedError
+from pruning.examples import Example
 from pruning.generation_bench import GenerationBench, generation_prices
 from pruning.importance import Importance, inference, real_tokens
 from pruning.latency import Condition, Fit, costs_from_density, costs_from_macs, costs_from_parameters, costs_from_table, fit_to_target

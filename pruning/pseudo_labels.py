@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.config import PseudoLabelsConfig
-from pruning.data import SummaryExample
+from pruning.examples import SummaryExample
 
 NO_REPEAT = 3
 

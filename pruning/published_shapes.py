@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers import BertConfig, BertForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerFast
 
 from pruning.bench import UNQUIET, Timer, random_row
-from pruning.data import find_file
+from pruning.data_sources import find_file
 from pruning.errors import ConfigError, DataError
 from pruning.export import ArtifactSpec, export_artifact
 from pruning.quantization import quantize_artifact

@@ -9,13 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pruning.config import DataSource
-from pruning.data import SummaryExample, source_name
+from pruning.data_sources import source_name
 from pruning.errors import ConfigError
 from pruning.evaluation import Evaluation
+from pruning.examples import SummaryExample
 from pruning.export import update_manifest
 from pruning.report import templates
-from pruning.results import baseline_notes, evaluate_source, size_bytes, speed_notes, unseen_notes
+from pruning.results import size_bytes
 from pruning.run import Run
+from pruning.run_latency import speed_notes
+from pruning.scoring import baseline_notes, evaluate_source, unseen_notes
 from pruning.serving_latency import own_decoding
 from pruning.storage import write_text_atomic, written
 from service.artifact import Manifest, Metric, read_manifest

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from pruning import onnx_graph
 from pruning.calibration import Inputs, calibrate
-from pruning.checkpoint import INDEX_NAME
-from pruning.checkpoint import MANIFEST_NAME as CHECKPOINT_NAME
+from pruning.checkpoint_manifest import MANIFEST_NAME as CHECKPOINT_NAME
+from pruning.checkpoint_weights import INDEX_NAME
 from pruning.config import Method, Scheme
 from pruning.dynamic_quantization import finished
 from pruning.dynamic_quantization import quantize_dynamic as quantize_dynamic

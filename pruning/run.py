@@ -11,16 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning import checkpoint
 from pruning.config import DataSource, RunConfig, TrainConfig, chosen
-from pruning.data import (
-    Example,
-    SummaryExample,
-    check_sources,
-    find_file,
-    load_examples,
-    source_name,
-    unseen_summaries,
-    without_documents,
-)
+from pruning.data import check_sources, load_examples
+from pruning.data_sources import find_file, source_name
+from pruning.examples import Example, SummaryExample
+from pruning.overlap import unseen_summaries, without_documents
 from pruning.stages import Stages
 from pruning.tasks import task_named
 from pruning.tasks.base import Feature, Task

@@ -19,7 +19,7 @@ from onnx import TensorProto, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from pruning import onnx_graph
-from pruning.checkpoint import READABLE
+from pruning.checkpoint_weights import READABLE
 from pruning.quantizers import CODES, SCALES
 
 SMALLEST_BYTES = 1024

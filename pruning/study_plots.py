@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pruning.comparison_plots import Curve, Point, score_curves
+from pruning.ledger import DENSE, Entry, Ledger
 from pruning.metrics import Interval
 from pruning.report import metric_name
 from pruning.storage import write_text_atomic
-from pruning.study import DENSE, Entry, Ledger
 
 _SHARE = re.compile(r" at [\d.]+ %")
 _DARK = "<style>@media (prefers-color-scheme: dark) {svg {color: #e6edf3; --plot-page: #0d1117}}</style>"

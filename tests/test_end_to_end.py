@@ -12,7 +12,8 @@ import pytest
 from pruning import checkpoint
 from pruning.compaction import compact
 from pruning.config import DataSource
-from pruning.data import QuestionExample, load_source
+from pruning.data import load_source
+from pruning.examples import QuestionExample
 from pruning.export import ArtifactSpec, export_artifact
 from pruning.structure import bake, density
 from service.artifact import hash_files, read_manifest

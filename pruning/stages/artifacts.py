@@ -9,8 +9,9 @@ from transformers import PreTrainedModel
 
 from pruning import checkpoint
 from pruning.config import chosen, dump_config
-from pruning.data import QuestionExample, source_name
+from pruning.data_sources import source_name
 from pruning.evaluation import best_null_threshold
+from pruning.examples import QuestionExample
 from pruning.export import ArtifactSpec, export_artifact, update_manifest
 from pruning.families import family_of
 from pruning.quantization import quantize_artifact
@@ -87,6 +88,11 @@ def calibration_inputs(current: Run) -> list[dict[str, NDArray[np.int64]]]:
     examples = current.training_examples(current.last_training)
     drawn = Random(current.config.seed).sample(examples, min(len(examples), current.config.quantize.calibration_examples))
     return [_as_arrays(current, feature) for feature in current.features(drawn)]
+
+
+def short_name(stage: str) -> str:
+    """What reports call an artifact: `artifacts/dense/dense-int8` -> `dense-int8`; `artifacts/<label>/compact` -> `<label>/compact`."""
+    return stage.removeprefix("artifacts/").removeprefix("dense/")
 
 
 def _artifact_spec(current: Run, model: PreTrainedModel, variant: Variant, *, parent: Manifest | None) -> ArtifactSpec:

@@ -9,7 +9,7 @@ import torch
 from pruning import checkpoint
 from pruning.compaction import compact
 from pruning.config import DataSource
-from pruning.data import SummaryExample
+from pruning.examples import SummaryExample
 from pruning.run import Run, data_identity, generation_identity
 from pruning.stages.store import StageRecord
 from pruning.structure import shapes

@@ -12,7 +12,7 @@ from transformers import set_seed
 
 from pruning import checkpoint
 from pruning.config import TrainConfig, chosen
-from pruning.data import Example, SummaryExample
+from pruning.examples import Example, SummaryExample
 from pruning.filling import revive, zeros_held
 from pruning.pseudo_labels import with_pseudo_labels, write_summaries
 from pruning.quantization_aware import rounding

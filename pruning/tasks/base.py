@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import ModelOutput
 
-from pruning.data import Example
+from pruning.examples import Example
 from service.artifact import TaskName
 
 Feature = dict[str, Any]

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 from transformers.modeling_outputs import ModelOutput
 
-from pruning.data import Example, TextExample
 from pruning.errors import DataError
+from pruning.examples import Example, TextExample
 from pruning.tasks.base import Feature
 from service.artifact import TaskName
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
 from transformers.modeling_outputs import ModelOutput
 
-from pruning.data import AnswerSpan, Example, QuestionExample
 from pruning.errors import DataError
+from pruning.examples import AnswerSpan, Example, QuestionExample
 from pruning.tasks.base import Feature
 from service.artifact import TaskName
 

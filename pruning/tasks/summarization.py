@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import ModelOutput
 
-from pruning.data import Example, SummaryExample
 from pruning.errors import DataError
+from pruning.examples import Example, SummaryExample
 from pruning.tasks.base import IGNORED, Feature
 from pruning.vocabulary import OutputVocabulary, output_vocabulary
 from service.artifact import TaskName

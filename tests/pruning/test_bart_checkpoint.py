@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import BartForConditionalGeneration
 
-from pruning.checkpoint import EMBEDDINGS_NAME, ENCODER_NAME, MANIFEST_NAME, load, save
+from pruning.checkpoint import load, save
+from pruning.checkpoint_manifest import MANIFEST_NAME
+from pruning.checkpoint_weights import EMBEDDINGS_NAME, ENCODER_NAME
 from pruning.compaction import compact
 from pruning.errors import CheckpointError
 from pruning.structure import density, shapes

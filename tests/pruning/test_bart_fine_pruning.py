@@ -10,7 +10,7 @@ from transformers import BertTokenizerFast, PreTrainedModel
 from pruning import generation_bench
 from pruning.compaction import compact
 from pruning.config import DensityTarget, FinePruneConfig, GenerationTarget, MacsTarget, ParametersTarget, Target, TrainConfig
-from pruning.data import SummaryExample
+from pruning.examples import SummaryExample
 from pruning.fine_pruning import FinePruning, fine_prune
 from pruning.generation_latency import GenerationPrices, GenerationTable
 from pruning.structure import macs, parameters, shapes, sides

@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, BertForMaskedLM, BertTokenizerFast
 
-from pruning.checkpoint import EMBEDDINGS_NAME, ENCODER_NAME, MANIFEST_NAME, load, load_tokenizer, save
+from pruning.checkpoint import load, load_tokenizer, save
+from pruning.checkpoint_manifest import MANIFEST_NAME
+from pruning.checkpoint_weights import EMBEDDINGS_NAME, ENCODER_NAME
 from pruning.compaction import compact
 from pruning.errors import CheckpointError, StorageError
 from pruning.structure import density, shapes

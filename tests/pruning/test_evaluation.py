@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pruning.data import AnswerSpan, QuestionExample, SummaryExample, TextExample
 from pruning.errors import DataError
 from pruning.evaluation import Evaluation, best_null_threshold, evaluate, evaluation_of, paired_difference, rescored, rouge
+from pruning.examples import AnswerSpan, QuestionExample, SummaryExample, TextExample
 from service.artifact import Counts, GenerationInfo, Golden, LayerShape, Macs, Manifest
 from service.errors import RequestError
 from service.tasks.classify import ClassifyResponse, LabelScore

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import BertTokenizerFast, PreTrainedModel
 
 from pruning import checkpoint, export, onnx_graph
+from pruning.checkpoint_weights import EMBEDDINGS_NAME, ENCODER_NAME
 from pruning.compaction import compact
 from pruning.errors import ParityError, StorageError
 from pruning.families import family_of
@@ -162,7 +163,7 @@ def test_large_weights_are_stored_once(tiny_tokenizer: BertTokenizerFast, tmp_pa
     inside = {t.name: np.prod(t.dims, dtype=int) for t in proto.graph.initializer if not t.external_data}
     outside = {entry.value for t in proto.graph.initializer for entry in t.external_data if entry.key == "location"}
     assert max(inside.values()) < 256
-    assert outside == {checkpoint.EMBEDDINGS_NAME, checkpoint.ENCODER_NAME}
+    assert outside == {EMBEDDINGS_NAME, ENCODER_NAME}
 
 
 def test_runtime_folds_the_casts(tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
@@ -193,7 +194,7 @@ def test_models_with_the_same_embeddings_share_their_shard(tiny_tokenizer: BertT
     kill_randomly(np.random.default_rng(0), small)
     for variant, model in (("dense", dense), ("compact", compact(small))):
         export.export_artifact(model, tiny_tokenizer, tmp_path / variant, spec=spec_of(model, "question-answering", variant=variant))
-    one, other = ((tmp_path / variant / checkpoint.EMBEDDINGS_NAME).read_bytes() for variant in ("dense", "compact"))
+    one, other = ((tmp_path / variant / EMBEDDINGS_NAME).read_bytes() for variant in ("dense", "compact"))
     assert one == other
 
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from pruning import checkpoint
+from pruning.checkpoint_manifest import read_checkpoint_manifest
 from pruning.cli import main
 from pruning.config import ParametersTarget, RunConfig, SpeedupTarget, parse_config, with_speedups
 from pruning.errors import ConfigError, UnreachableTargetError
@@ -91,7 +92,7 @@ def test_filling_uses_the_zeros_at_the_same_shape(content, tmp_path):
     run(config_from(content), tmp_path / "run")
     folders = tmp_path / "run" / "checkpoints" / "density-0.4"
     assert zeros_of(folders / "recovered") == 0
-    shapes = [checkpoint.read_checkpoint_manifest(folders / name).layers for name in ("compact", "recovered")]
+    shapes = [read_checkpoint_manifest(folders / name).layers for name in ("compact", "recovered")]
     assert shapes[0] == shapes[1]
 
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from transformers import BertTokenizerFast
 
-from pruning import checkpoint, onnx_graph
+from pruning import onnx_graph
+from pruning.checkpoint_manifest import MANIFEST_NAME as CHECKPOINT_NAME
+from pruning.checkpoint_weights import EMBEDDINGS_NAME, ENCODER_NAME, INDEX_NAME
 from pruning.compaction import compact
 from pruning.errors import ConfigError
 from pruning.export import export_artifact, to_onnx
@@ -268,7 +270,7 @@ def test_quantized_artifact_holds_its_weights(compact_artifact: Path, tmp_path: 
     quantize_artifact(compact_artifact, tmp_path / "compact-int8", fuse=True)
     names = {path.name for path in (tmp_path / "compact-int8").iterdir()}
     assert {GRAPH_NAME, "tokenizer.json", "config.json", "manifest.json"} <= names
-    assert not names & {checkpoint.EMBEDDINGS_NAME, checkpoint.ENCODER_NAME, checkpoint.MANIFEST_NAME, checkpoint.INDEX_NAME}
+    assert not names & {EMBEDDINGS_NAME, ENCODER_NAME, CHECKPOINT_NAME, INDEX_NAME}
     graph = onnx.load(tmp_path / "compact-int8" / GRAPH_NAME, load_external_data=False)
     table = "bert.embeddings.word_embeddings.weight"
     assert {tensor.name for tensor in graph.graph.initializer if tensor.external_data} == {f"{table}.int8", f"{table}.scale"}
@@ -305,7 +307,7 @@ def test_quantizing_twice_is_refused(compact_artifact: Path, tmp_path: Path):
 
 def test_damaged_source_is_refused(compact_artifact: Path, tmp_path: Path):
     """A truncated shard is found before anything is written."""
-    shard = compact_artifact / checkpoint.ENCODER_NAME
+    shard = compact_artifact / ENCODER_NAME
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(ArtifactError, match="truncated"):
         quantize_artifact(compact_artifact, tmp_path / "compact-int8")

@@ -11,7 +11,8 @@ from transformers import BertTokenizerFast, PreTrainedModel, PreTrainedTokenizer
 
 from pruning import checkpoint
 from pruning.config import RECIPES, FinePruneConfig, RunConfig, SpeedupTarget, load_recipe
-from pruning.data import Example, QuestionExample, load_examples
+from pruning.data import load_examples
+from pruning.examples import Example, QuestionExample
 from pruning.families import family_of
 from pruning.masking import attach
 from pruning.methods import method_of

@@ -1,7 +1,6 @@
 """Documents with summaries become rows for an encoder-decoder, whose losses are per token; a decoder learns to write them."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,11 @@ from torch.testing import assert_close
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from pruning.config import DataSource, DistillationConfig, PseudoLabelsConfig, TrainConfig
-from pruning.data import SummaryExample, check_sources, load_source, unseen_summaries, without_documents
+from pruning.data import check_sources, load_source
 from pruning.distillation import Teacher, soft_cross_entropy, token_losses
 from pruning.errors import ConfigError, DataError
 from pruning.evaluation import rouge
+from pruning.examples import SummaryExample
 from pruning.metrics import rouge_scores
 from pruning.pseudo_labels import with_pseudo_labels, write_summaries
 from pruning.tasks.base import IGNORED, batches, collate, inputs_of
@@ -91,32 +91,6 @@ def test_copies_need_no_summaries(tmp_path: Path):
     assert {each.document for each in found} >= {text}
     assert len(found) <= 3
     assert all(isinstance(each, SummaryExample) and each.summaries[0] in each.document for each in found)
-
-
-def test_held_out_documents_are_left_out():
-    """A document that differs in spaces and case alone is the same."""
-    held_out = SummaryExample("9", "The Sea   is GOOD!", ("x",))
-    assert without_documents(EXAMPLES, [held_out]) == EXAMPLES[:1]
-
-
-@pytest.mark.parametrize(("first", "left"), [(0, 0), (21, 0), (37, 1), (5000, 1)])
-def test_passages_of_held_out_documents_are_left_out(first: int, left: int):
-    """Two dozen words of one in the midst of other text are enough; a few that everybody writes are not."""
-    words = [f"w{number}" for number in range(80)]
-    held_out = SummaryExample("9", " ".join(words[:50] + words[-4:]), ("x",))
-    document = " ".join(["other", "text", *(words[first : first + 24] or ["and", "nothing"]), *words[-4:]])
-    assert len(without_documents([SummaryExample("1", document, ("y",))], [held_out])) == left
-
-
-def test_summaries_of_training_documents_are_left_out():
-    """A summary that differs from a training document's in case and signs alone has been seen; documents keep the others, or go."""
-    trained = [SummaryExample("1", "x", ("A good dog!", "the end"))]
-    examples = [
-        SummaryExample("2", "y", ("a GOOD dog", "a dog")),
-        SummaryExample("3", "z", ("The end.",)),
-        SummaryExample("4", "w", ("end",)),
-    ]
-    assert unseen_summaries(examples, trained) == [replace(examples[0], summaries=("a dog",)), examples[2]]
 
 
 def test_rows_begin_with_the_start_and_end_with_the_end(tiny_tokenizer: BertTokenizerFast):

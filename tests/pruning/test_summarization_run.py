@@ -10,7 +10,7 @@ import yaml
 from click.testing import Result
 from transformers import PreTrainedModel
 
-from pruning import generation_bench, post_training, study
+from pruning import generation_bench, post_training, study_speeds
 from pruning.cli import main
 from pruning.config import RunConfig, load_recipe, parse_config
 from pruning.errors import ConfigError
@@ -20,11 +20,12 @@ from pruning.latency import predicted_speedup
 from pruning.pipeline import run
 from pruning.publishing import publish
 from pruning.report import RunReport, read_report
-from pruning.results import UNSEEN
 from pruning.run import Run
 from pruning.run_comparison import compare_runs, to_text
+from pruning.scoring import UNSEEN
 from pruning.stages import Stages
-from pruning.study import Study, measure, run_study
+from pruning.study import Study, run_study
+from pruning.study_speeds import measure
 from pruning.timing import Ratio
 from service.artifact import LayerShape, read_manifest, read_output_ids
 from service.model import GeneratingModel
@@ -98,7 +99,7 @@ def known_latency(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("SECATEUR_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(generation_bench, "measure_table", known_table)
         patch.setattr(post_training, "GenerationBench", KnownBench)
-        patch.setattr(study, "GenerationBench", KnownBench)
+        patch.setattr(study_speeds, "GenerationBench", KnownBench)
         yield
 
 

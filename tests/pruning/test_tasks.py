@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from transformers import BertTokenizerFast
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
-from pruning.data import AnswerSpan, QuestionExample, TextExample
 from pruning.errors import ConfigError, DataError
+from pruning.examples import AnswerSpan, QuestionExample, TextExample
 from pruning.tasks import TASKS, task_named
 from pruning.tasks.base import Feature, batches, collate, inputs_of
 from pruning.tasks.classify import Classification

@@ -7,7 +7,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import BartForConditionalGeneration, PreTrainedTokenizerFast
 
-from pruning.checkpoint import EMBEDDINGS_NAME, load, save
+from pruning.checkpoint import load, save
+from pruning.checkpoint_weights import EMBEDDINGS_NAME
 from pruning.compaction import compact
 from pruning.errors import ConfigError, DataError, UnsupportedModelError
 from pruning.structure import density, parameters

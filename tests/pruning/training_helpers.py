@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from transformers import BertTokenizerFast, PreTrainedModel
 
-from pruning.data import AnswerSpan, QuestionExample, TextExample
+from pruning.examples import AnswerSpan, QuestionExample, TextExample
 from pruning.tasks.base import Feature, Task
 
 ROWS = 12
