@@ -82,6 +82,26 @@ def run(recipe: str, overrides: tuple[str, ...], output: Path, as_json: bool) ->
 @main.command()
 @RECIPE
 @SET
+@click.option("--examples", type=click.IntRange(min=1), help="Training examples that the data really has, where a sample is given for it.")
+@click.option("--steps", type=click.IntRange(min=1), default=5, show_default=True, help="Optimizer steps of each training to measure.")
+@JSON
+def estimate(recipe: str, overrides: tuple[str, ...], examples: int | None, steps: int, as_json: bool) -> None:
+    """Say how long the trainings of a recipe take on this machine, from a few optimizer steps of each; leaves nothing behind.
+
+    \b
+    Examples:
+      secateur-prune estimate squad-hybrid
+      secateur-prune estimate squad-hybrid --set model=./my-bert --set 'data.train=[{path: sample.json}]' --examples 80000
+    """
+    from pruning.estimate import estimate as estimate_recipe
+
+    found = estimate_recipe(load_recipe(recipe, overrides), steps=steps, examples=examples)
+    click.echo(found.model_dump_json(indent=1) if as_json else found.as_text())
+
+
+@main.command()
+@RECIPE
+@SET
 @OUTPUT
 def train(recipe: str, overrides: tuple[str, ...], output: Path) -> None:
     """Fine-tune the recipe's model, dense or compact, through all of its training stages; then fine-prune it, if the recipe says so.

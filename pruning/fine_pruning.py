@@ -64,6 +64,7 @@ def fine_prune(
     protected: Structure | None = None,
     finished: Callable[[Masks], None] = lambda _: None,
     events: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> FinePruning:
     """Train and prune `model` in place: afterwards what was pruned is zero, and nothing else tells that it was masked.
 
@@ -84,6 +85,7 @@ def fine_prune(
         protected: heads and neurons that may not be pruned; None for none.
         finished: called with the masks before they are baked in.
         events: folder for what TensorBoard shows; None for no events.
+        callbacks: of the caller's, beside those that every training has.
 
     Raises:
         DataError: no training rows.
@@ -105,6 +107,7 @@ def fine_prune(
         teacher=teacher,
         validation=validation,
         events=events,
+        callbacks=callbacks,
         trainer_class=PruningTrainer,
         pruner=pruner,
         score_learning_rate=config.score_learning_rate,

@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from pruning import checkpoint
 from pruning.config import DataSource, RunConfig, TrainConfig, chosen
@@ -25,10 +25,17 @@ VALIDATION_SHARE = 4
 
 @dataclass(frozen=True)
 class Run:
-    """A run's config with the folder that its stages live in."""
+    """A run's config with the folder that its stages live in.
+
+    Attributes:
+        config: the recipe.
+        stages: what is done already.
+        callbacks: that watch each training.
+    """
 
     config: RunConfig
     stages: Stages
+    callbacks: tuple[TrainerCallback, ...] = ()
 
     @cached_property
     def task(self) -> Task:

@@ -32,7 +32,7 @@ def train_dense(current: Run) -> StageRecord:
         set_seed(config.seed)
         model = initial_model(current, next(iter(config.train), None))
         work = current.stages.work(DENSE, inputs)
-        results = [_train_stage(current, model, number, folder=work / f"stage-{number}") for number in range(len(config.train))]
+        results = [train_stage(current, model, number, folder=work / f"stage-{number}") for number in range(len(config.train))]
         checkpoint.write(model, current.tokenizer, folder, dtype=torch.float32)
         return {"training": [asdict(result) for result in results], "rows": current.rows_seen}
 
@@ -49,7 +49,8 @@ def train_dense(current: Run) -> StageRecord:
     return current.stages.get(DENSE, inputs, make, together=True)
 
 
-def _train_stage(current: Run, model: PreTrainedModel, number: int, *, folder: Path) -> TrainingResult:
+def train_stage(current: Run, model: PreTrainedModel, number: int, *, folder: Path) -> TrainingResult:
+    """Fine-tune `model` in place through one of the recipe's training stages, counted from 0; checkpoints go into `folder`."""
     config = current.config
     return train(
         model,
@@ -62,4 +63,5 @@ def _train_stage(current: Run, model: PreTrainedModel, number: int, *, folder: P
         teacher=teacher_model(current, config.train[number], own=None),
         validation=current.validation_rows(),
         events=current.events(f"{DENSE}/stage-{number}"),
+        callbacks=current.callbacks,
     )

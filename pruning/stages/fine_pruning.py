@@ -68,6 +68,7 @@ def _fine_prune_stage(
             teacher=teacher_model(current, settings.train, own=dense.name),
             validation=current.validation_rows(),
             events=current.events(name),
+            callbacks=current.callbacks,
             protected=protected,
             finished=lambda masks: save_masks(masks, folder),
         )

@@ -48,6 +48,7 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
                 teacher=teacher_model(current, settings, own=dense.name),
                 validation=current.validation_rows(),
                 events=current.events(name),
+                callbacks=current.callbacks,
             )
         checkpoint.write(model, current.tokenizer, folder, dtype=torch.float32)
         return {"training": asdict(result), "rows": current.rows_seen}

@@ -74,6 +74,7 @@ def train(
     teacher: PreTrainedModel | None = None,
     validation: Sequence[Feature] = (),
     events: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     trainer_class: "type[TaskTrainer] | None" = None,
     **options: object,
 ) -> TrainingResult:
@@ -90,6 +91,7 @@ def train(
         teacher: distilled from if `config.distillation` is set.
         validation: rows whose loss is logged after each epoch, or with patience every `save_steps`; at most `VALIDATION_ROWS` are used.
         events: folder for what TensorBoard shows; None for no events.
+        callbacks: of the caller's, beside those that every training has.
         trainer_class: a Trainer that does more than `TaskTrainer`, which takes the options, too.
 
     Raises:
@@ -109,6 +111,7 @@ def train(
         train_dataset=Rows(features),
         eval_dataset=Rows(validation) if validation else None,
         data_collator=lambda rows: collate(rows, tokenizer),
+        callbacks=list(callbacks),
         task=task,
         config=config,
         teacher=teacher,
