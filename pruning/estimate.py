@@ -21,7 +21,7 @@ from pydantic import BaseModel, computed_field
 
 from pruning import checkpoint
 from pruning.config import DataSource, DensityTarget, RunConfig, TrainConfig
-from pruning.data import Example
+from pruning.examples import Example
 from pruning.memory import peak_memory_bytes
 from pruning.processes import from_main, is_main, process_count
 from pruning.run import Run

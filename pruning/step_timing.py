@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pruning.config import DataSource, TrainConfig
-from pruning.data import Example, SummaryExample
+from pruning.examples import Example, SummaryExample
 from pruning.processes import process_count
 from pruning.pseudo_labels import with_pseudo_labels
 from pruning.run import Run
