@@ -69,7 +69,7 @@ def run(recipe: str, overrides: tuple[str, ...], output: Path, as_json: bool) ->
     \b
     Examples:
       secateur-prune run sst2 --output runs/sst2
-      secateur-prune run sst2 --output runs/mine --set model=./my-bert --set 'data.train=[{path: reviews.csv}]'
+      secateur-prune run demo -o runs/mine --set model=./my-bert --set 'data.train=[{path: a.csv}]' --set 'data.validation=[{path: b.csv}]'
     """
     from pruning.pipeline import run as run_recipe
     from pruning.report import to_text

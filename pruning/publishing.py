@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pruning.config import DataSource
+from pruning.config import RunConfig
 from pruning.data_sources import source_name
 from pruning.errors import ConfigError
 from pruning.evaluation import Evaluation
@@ -60,19 +60,19 @@ def publish(current: Run, target: str, output: Path) -> Path:
         *baseline_notes(current, "test"),
         *speed_notes(current),
     )
-    card = model_card(manifests, current.config.data.test, notes=notes, samples=written_samples(current, folders["compact-int8"]))
+    card = model_card(manifests, current.config, notes=notes, samples=written_samples(current, folders["compact-int8"]))
     write_text_atomic(output / CARD_NAME, card)
     return output / CARD_NAME
 
 
 def model_card(
-    manifests: Mapping[str, Manifest], test: Sequence[DataSource], *, notes: Sequence[str] = (), samples: Sequence[tuple[str, str]] = ()
+    manifests: Mapping[str, Manifest], config: RunConfig, *, notes: Sequence[str] = (), samples: Sequence[tuple[str, str]] = ()
 ) -> str:
     """The model card, in markdown: what it is, what it scored and how fast it is, what it has seen, how it was made, its limits.
 
     Args:
         manifests: By variant.
-        test: What was reported on.
+        config: The recipe: what was trained, validated and reported on.
         notes: What the scores have to be compared with.
         samples: Documents of the validation data with what the model wrote.
     """
@@ -86,7 +86,10 @@ def model_card(
             generation=dense.generation,
             decoding=own_decoding(dense),
             sizes={variant: size_bytes(manifest) for variant, manifest in manifests.items()},
-            test=[source_name(source) for source in test],
+            test=[source_name(source) for source in config.data.test],
+            model=config.model,
+            keeps_embeddings=config.keeps_embeddings,
+            wrong_paragraphs=any(source.wrong_paragraphs for source in config.data.validation),
             notes=notes,
             samples=samples,
         )

@@ -102,6 +102,11 @@ class RunConfig(Section):
         return self.fine_prune.targets if self.fine_prune is not None else ()
 
     @property
+    def keeps_embeddings(self) -> bool:
+        """Whether no training changes the embedding tables of `model`."""
+        return all(each.freeze_embeddings for each in self._trainings)
+
+    @property
     def outputs(self) -> int | None:
         """Tokens that compact models choose from in the end; None for all."""
         return None if self.vocabulary is None else self.vocabulary.keep

@@ -9,10 +9,10 @@ import yaml
 
 from pruning import checkpoint
 from pruning.cli import main
-from pruning.config import DensityTarget, DistillationConfig, QuantizeConfig, RecoverConfig, RunConfig, parse_config
+from pruning.config import DensityTarget, DistillationConfig, QuantizeConfig, RecoverConfig, RunConfig, TrainConfig, parse_config
 from pruning.errors import ConfigError, DataError
 from pruning.pipeline import run
-from pruning.publishing import publish
+from pruning.publishing import model_card, publish
 from pruning.report import RunReport
 from pruning.run import Run
 from pruning.stages import Stages
@@ -166,6 +166,7 @@ def test_questions_get_a_threshold_and_are_published(questions, tmp_path):
     run(questions, tmp_path / "run")
     card = publish(Run(questions, Stages(tmp_path / "run")), questions.prune.targets[0].label, tmp_path / "models" / "tiny")
     assert "Training data" in card.read_text()
+    assert "paragraph about something else" not in " ".join(card.read_text().split())
     for variant in ("dense", "compact", "compact-int8"):
         model = Model.load(tmp_path / "models" / "tiny" / variant)
         answer = model.predict([QuestionRequest(question="good ?", context=CONTEXT)])[0].answers[0]
@@ -174,6 +175,16 @@ def test_questions_get_a_threshold_and_are_published(questions, tmp_path):
         assert {metric.dataset for metric in model.manifest.metrics} == {"tiny", "tiny test"}
     dense, compact = (read_manifest(tmp_path / "models" / "tiny" / variant) for variant in ("dense", "compact"))
     assert compact.parent == revision(dense)
+
+
+def test_card_claims_what_the_recipe_did(classification, finished):
+    """Embeddings are unchanged where no training changes them, and where the training data is not known the card says so."""
+    folders = [finished[1] / "artifacts" / "dense" / "dense", *sorted((finished[1] / "artifacts").glob("density-0.5/*"))]
+    manifests = {manifest.variant: manifest for manifest in map(read_manifest, folders)}
+    trained = classification.model_copy(update={"train": (TrainConfig(freeze_embeddings=False),)})
+    assert f"those of `{classification.model}`, unchanged" in model_card(manifests, classification)
+    assert "on what is not recorded" in model_card(manifests, classification)
+    assert "unchanged" not in model_card(manifests, trained)
 
 
 def test_static_quantization_in_a_run(classification, tmp_path):
