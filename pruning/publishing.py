@@ -83,6 +83,7 @@ def model_card(
         .render(
             manifests=manifests,
             dense=dense,
+            training_data=max((manifest.training_data for manifest in manifests.values()), key=len),
             generation=dense.generation,
             decoding=own_decoding(dense),
             sizes={variant: size_bytes(manifest) for variant, manifest in manifests.items()},

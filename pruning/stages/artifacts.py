@@ -1,5 +1,6 @@
 """The stages that make artifacts of a model: exported in fp32, quantized beside that, each with what its manifest says of the run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from pruning import checkpoint
-from pruning.config import chosen, dump_config
+from pruning.config import DataSource, chosen, dump_config
 from pruning.data_sources import source_name
 from pruning.evaluation import best_null_threshold
 from pruning.examples import QuestionExample
@@ -115,24 +116,27 @@ def _artifact_spec(current: Run, model: PreTrainedModel, variant: Variant, *, pa
         macs_sequence_length=max(config.evaluate.sequence_lengths),
         recipe=dump_config(config),
         parent=None if parent is None else revision(parent),
-        training_data=_training_data(current),
+        training_data=_training_data(current, variant),
         golden=tuple(_as_arrays(current, feature) for feature in golden),
     )
 
 
-def _training_data(current: Run) -> tuple[TrainingData, ...]:
-    """What the weights have seen in this run, or what the artifact that it started from says it has seen."""
-    config = current.config
-    if not config.train:
-        return read_manifest(Path(config.model)).training_data if (Path(config.model) / MANIFEST_NAME).is_file() else ()
-    stages = config.stages or [range(len(config.data.train))]
+def _training_data(current: Run, variant: Variant) -> tuple[TrainingData, ...]:
+    """What the weights have seen: in this run, and before it as far as the artifact that it started from says so."""
+    config, path = current.config, Path(current.config.model)
+    if config.train:
+        used = {i for stage in config.stages or [range(len(config.data.train))] for i in stage}
+        return _described(current, [config.data.train[i] for i in sorted(used)])
+    before = read_manifest(path).training_data if (path / MANIFEST_NAME).is_file() else ()
+    is_trained = variant != "dense" and (config.fine_prune or config.recover)
+    now, known = _described(current, config.data.train) if is_trained else (), {each.name for each in before}
+    return (*before, *(each for each in now if each.name not in known))
+
+
+def _described(current: Run, sources: Sequence[DataSource]) -> tuple[TrainingData, ...]:
     return tuple(
-        TrainingData(
-            name=f"{source_name(config.data.train[i])} ({config.data.train[i].split})",
-            licence=config.data.train[i].licence,
-            examples=len(current.training_examples([config.data.train[i]])),
-        )
-        for i in sorted({i for stage in stages for i in stage})
+        TrainingData(name=f"{source_name(each)} ({each.split})", licence=each.licence, examples=len(current.training_examples([each])))
+        for each in sources
     )
 
 

@@ -152,13 +152,15 @@ def test_changed_data_is_noticed(classification, copied, tmp_path):
 
 
 def test_recovery_trains_the_compact_model(classification, copied):
-    """With `recover`, the scores from before it are in the report too, and the shapes stay."""
+    """With `recover`, the scores from before it are in the report too, the shapes stay, and what it trained on is written down."""
     recover = RecoverConfig(epochs=1, batch_size=8, precision="fp32", distillation=DistillationConfig())
     config = _only_target(classification.model_copy(update={"recover": recover}), 0)
-    report = run(config, copied)
-    recovered = checkpoint.load(copied / "checkpoints" / config.prune.targets[0].label / "recovered")
+    report, label = run(config, copied), config.prune.targets[0].label
+    recovered = checkpoint.load(copied / "checkpoints" / label / "recovered")
     assert report.targets[0].before_recovery
     assert shapes(recovered) == report.targets[0].layers
+    seen = [read_manifest(copied / "artifacts" / name).training_data for name in ("dense/dense", f"{label}/compact-int8")]
+    assert [[each.name for each in data] for data in seen] == [[], ["tiny (train)"]]
 
 
 def test_questions_get_a_threshold_and_are_published(questions, tmp_path):
