@@ -1,16 +1,18 @@
 """How the time of a task is divided: by requests, so that a slow variant, whose requests come seldom, is loaded for longer.
 
 A 99th percentile is known as well as there are requests beyond it, whatever time they took. So each load of every variant has about as
-many requests, except that a fast one's lasts at least a while.
+many requests, except that a fast one's lasts at least a while: what piles up in a service that is near its capacity is late only after a
+while, so that short loads overstate its rate. Where all have enough requests, time is what is divided evenly.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from loadtests.plan import BETWEEN_SECONDS, FEW_SHARES, FEWEST_SHARES, LONG_MS, SEARCH_STEPS, Plan
 from loadtests.statistics import Knee, Objective
 
-MANY_REQUESTS = 300
+MANY_REQUESTS, ENOUGH_REQUESTS = 300, 1000
 MOST_SECONDS = 1.6
 TAIL_REQUESTS, QUICK_TAIL_REQUESTS = 100, 25
 
@@ -57,11 +59,10 @@ def least_rate(plan: Plan, objective: Objective) -> float:
 
     One slow variant may take the time of the visits but for loads of the least length of all others.
     """
-    requests = QUICK_TAIL_REQUESTS if plan.quick else TAIL_REQUESTS
     shares = _fewest_shares(plan, objective)
     each_s, least_s = _load_seconds(plan, objective, shares, plan.times.visits)
     slow_s = max(least_s, each_s - least_s * (len(plan.subjects) - 1))
-    return shares[0] * requests * _stretch(shares) / (plan.rounds * slow_s)
+    return shares[0] * _tail_requests(plan) * _stretch(shares) / slow_s
 
 
 def requests_of_steps(plan: Plan, guesses: Mapping[str, float], objective: Objective) -> dict[str, float]:
@@ -104,6 +105,24 @@ def least_seconds(plan: Plan, objective: Objective, equal_s: float) -> float:
     return max(plan.least_s, min(_LEAST_OBJECTIVES * objective.slo_ms / 1e3, _LEAST_SHARE * equal_s))
 
 
+def even_seconds(rates: Sequence[float], *, seconds: float, least_s: float, enough: float) -> float:
+    """The least length of a load: as long as it may be while all have enough requests, so that it is that of all where all have more.
+
+    Args:
+        rates: requests per second, [rates].
+        seconds: of a load of each together.
+        least_s: that it is in any case.
+        enough: requests of a load.
+    """
+    lengths = sorted(enough / rate for rate in rates)
+    return max(least_s, min(((seconds - sum(lengths[count:])) / count for count in range(1, len(lengths) + 1)), default=least_s))
+
+
+def _tail_requests(plan: Plan) -> float:
+    """Of a load, such that one in a hundred can be told in all rounds together."""
+    return (QUICK_TAIL_REQUESTS if plan.quick else TAIL_REQUESTS) / plan.rounds
+
+
 def _fewest_shares(plan: Plan, objective: Objective) -> tuple[float, ...]:
     return FEWEST_SHARES if plan.quick or objective.slo_ms >= LONG_MS else FEW_SHARES
 
@@ -124,11 +143,26 @@ def _loads(plan: Plan, knees: Mapping[str, Knee], objective: Objective, shares: 
     middles = {label: knee.rate or knee.below / shares[0] or min(step.rate for step in knee.steps) for label, knee in knees.items()}
     stretch = _stretch(shares)
     each_s, least_s = _load_seconds(plan, objective, shares, seconds)
-    kept = [label for label, knee in knees.items() if knee.known]
-    left_s = each_s - least_s * (len(knees) - len(kept))
-    found = equal_requests([middles[label] / stretch for label in kept], seconds=left_s, least_s=least_s)
-    requests = {**{label: least_s * middle / stretch for label, middle in middles.items()}, **dict(zip(kept, found, strict=True))}
+    paces = {label: middle / stretch for label, middle in middles.items()}  # requests per second of a load, on average over the rates
+    known = {label: paces[label] for label, knee in knees.items() if knee.known}
+    left_s = each_s - least_s * (len(knees) - len(known))
+    share_of = partial(_shared, least_s=least_s, enough=ENOUGH_REQUESTS / plan.rounds)
+    bounded = {
+        label: max(least_s * paces[label], min(requests, _tail_requests(plan)))
+        for label, requests in share_of(known, seconds=left_s).items()
+        if knees[label].below
+    }
+    left_s -= sum(requests / paces[label] for label, requests in bounded.items())
+    found = share_of({label: pace for label, pace in known.items() if label not in bounded}, seconds=left_s)
+    requests = {label: least_s * pace for label, pace in paces.items()} | bounded | found
     return {label: Loads(tuple(share * middle for share in shares), shares, requests[label]) for label, middle in middles.items()}
+
+
+def _shared(paces: Mapping[str, float], *, seconds: float, least_s: float, enough: float) -> dict[str, float]:
+    """Requests of a load of each, by label, that take so many seconds together; `paces` are requests per second."""
+    rates = list(paces.values())
+    even_s = even_seconds(rates, seconds=seconds, least_s=least_s, enough=enough)
+    return dict(zip(paces, equal_requests(rates, seconds=seconds, least_s=even_s), strict=True))
 
 
 def _fewest(loads: Mapping[str, Loads], knees: Mapping[str, Knee]) -> float:

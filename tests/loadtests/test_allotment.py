@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtests.allotment import MANY_REQUESTS, TAIL_REQUESTS, equal_requests, least_rate, loads_of, requests_of_steps
+from loadtests.allotment import (
+    ENOUGH_REQUESTS,
+    MANY_REQUESTS,
+    TAIL_REQUESTS,
+    equal_requests,
+    even_seconds,
+    least_rate,
+    loads_of,
+    requests_of_steps,
+)
 from loadtests.plan import BETWEEN_SECONDS, LONG_MS, SEARCH_STEPS, SHARES, Plan, parse_subjects
 from loadtests.statistics import Knee, Objective, Step
 from loadtests.texts import TASKS
@@ -35,6 +44,19 @@ def test_requests_are_equal_but_for_loads_of_the_least_length(rates, seconds, le
 
 
 @settings(deadline=None)
+@given(rates, st.floats(5.0, 100.0), st.floats(1.0, 300.0))
+def test_longer_loads_of_the_fast_leave_the_slowest_enough(rates, seconds, enough):
+    """It has as many requests as it would without, or enough, and no load is longer than its; together they take the same time."""
+    before = equal_requests(rates, seconds=seconds, least_s=1.0)
+    found = equal_requests(rates, seconds=seconds, least_s=even_seconds(rates, seconds=seconds, least_s=1.0, enough=enough))
+    lengths = [requests / rate for requests, rate in zip(found, rates, strict=True)]
+    slowest = rates.index(min(rates))
+    assert found[slowest] >= min(enough, before[slowest]) * (1 - 1e-9)
+    assert lengths[slowest] >= max(lengths) * (1 - 1e-9)
+    assert sum(lengths) == pytest.approx(seconds)
+
+
+@settings(deadline=None)
 @given(st.floats(0.2, 100.0), st.floats(0.2, 100.0), st.floats(0.2, 100.0), st.floats(60.0, 2000.0))
 def test_visits_take_the_time_that_is_left(first, second, third, seconds):
     """Of all rounds and rates, with the waits between; or the least."""
@@ -50,6 +72,23 @@ def test_a_slow_variant_is_loaded_for_longer():
     without, _, _ = loads_of(PLAN, knees(0.0, 15.0, 40.0), OBJECTIVE, seconds=600.0).values()
     assert without.rates[0] < STEP.rate
     assert without.requests < 2.0
+
+
+def test_loads_are_alike_where_all_have_enough_requests():
+    """A fast variant is loaded no shorter than a slow one, so that what short loads overstate is the same of both."""
+    loads = loads_of(PLAN, knees(80.0, 320.0, 390.0), OBJECTIVE, seconds=500.0).values()
+    assert len({round(each.requests / each.rates[0], 6) for each in loads}) == 1
+    assert min(each.requests for each in loads) * PLAN.rounds >= ENOUGH_REQUESTS
+
+
+def test_a_variant_whose_rate_is_bounded_leaves_the_others_its_time():
+    """It has the hundred requests that tell, and no more, where the others have few."""
+    slow = Knee(0.0, (STEP,), below=0.8)
+    dense, fast = loads_of(PLAN, {"dense": slow, "compact-int8": Knee(7.5, (STEP,))}, OBJECTIVE, seconds=500.0).values()
+    assert PLAN.rounds * dense.requests == pytest.approx(TAIL_REQUESTS)
+    assert fast.requests > 2 * dense.requests
+    lengths = [each.requests / rate + BETWEEN_SECONDS for each in (dense, fast) for rate in each.rates]
+    assert PLAN.rounds * sum(lengths) == pytest.approx(500.0, rel=0.02)
 
 
 @settings(deadline=None)
