@@ -87,7 +87,11 @@ def write_for_peers(artifact: Path, folder: Path) -> None:
         )
     model.config.normalize_before = False  # CTranslate2 asks for what BART's own config file says and this class no longer does
     model.save_pretrained(folder)
-    checkpoint.load_tokenizer(artifact).save_pretrained(folder)
+    tokenizer = checkpoint.load_tokenizer(artifact)
+    for name, token in (("bos_token", model.config.decoder_start_token_id), ("eos_token", model.config.eos_token_id)):
+        if getattr(tokenizer, name) is None:  # as BERT's; CTranslate2 asks for both
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(token))
+    tokenizer.save_pretrained(folder)
 
 
 def open_engine(artifact: Path, threads: int = 1) -> Generate:

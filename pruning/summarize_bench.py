@@ -112,7 +112,10 @@ def measure_generation(plan: Plan, *, models: Path, peers: Sequence[Peer] = PEER
         if shipped is None:
             left_out.append(f"the model that ships: there is no {models / 'dense'}")
         subjects = [random_subject(Path(folder) / "random", plan), *([shipped] if shipped else [])]
-        rows = [row for subject in subjects for row in measure_subject(subject, plan, peers=installed, progress=progress)]
+        opened = [open_ways(subject, plan, peers=installed) for subject in subjects]
+        left_out += [line for _, lines in opened for line in lines]
+        pairs = zip(subjects, opened, strict=True)
+        rows = [row for subject, (ways, _) in pairs for row in measure_subject(subject, plan, ways=ways, progress=progress)]
     return GenerationSpeeds(
         source_length=plan.source_length,
         new_tokens=plan.new_tokens,
@@ -132,10 +135,20 @@ def available(peers: Sequence[Peer]) -> tuple[list[Peer], list[str]]:
     return [peer for peer in peers if peer.installed], lines
 
 
-def measure_subject(subject: Subject, plan: Plan, *, peers: Sequence[Peer], progress: bool = False) -> list[GenerationSpeed]:
-    """Speeds of all ways to generate with one model, for every number of beams and requests."""
+def open_ways(subject: Subject, plan: Plan, *, peers: Sequence[Peer]) -> tuple[list[Way], list[str]]:
+    """All ways to generate with one model, before anything is timed; and a line for each peer that cannot read it."""
     ways = [Way(ENGINE, *kind, open_engine(artifact, plan.threads)) for kind, artifact in subject.ours.items()]
-    ways += [Way(peer.name, "dense", peer.precision, peer.open(subject.peers, plan.threads)) for peer in peers]
+    lines: list[str] = []
+    for peer in peers:
+        try:
+            ways.append(Way(peer.name, "dense", peer.precision, peer.open(subject.peers, plan.threads)))
+        except Exception as error:  # each library has errors of its own
+            lines.append(f"{peer.name} cannot read {subject.name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    return ways, lines
+
+
+def measure_subject(subject: Subject, plan: Plan, *, ways: Sequence[Way], progress: bool = False) -> list[GenerationSpeed]:
+    """Speeds of these ways to generate with one model, for every number of beams and requests."""
     vocabulary, rows = AutoConfig.from_pretrained(subject.peers).vocab_size, list[GenerationSpeed]()
     for beams, requests in product(plan.beams, plan.requests):
         asked = Asked(random_sources(requests, plan.source_length, vocabulary), beams, plan.new_tokens)

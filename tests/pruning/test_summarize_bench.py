@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from pruning import checkpoint
 from pruning.cli import main
@@ -26,7 +27,7 @@ from pruning.generation_peers import (
 )
 from pruning.generation_subjects import BART_BASE, QUICK, Subject, letter_tokenizer, random_models, random_sources, shipped_subject
 from pruning.structure import shapes
-from pruning.summarize_bench import REFERENCES, GenerationSpeeds, available, measure_subject, take_turns
+from pruning.summarize_bench import REFERENCES, GenerationSpeeds, available, measure_subject, open_ways, take_turns
 from tests.pruning.seq2seq_artifacts import byte_tokenizer, summarizer, write_summarizer
 
 OTHERS = {"transformers": open_transformers, "optimum": open_optimum, "ctranslate2": partial(open_ctranslate2, compute_type="float32")}
@@ -128,8 +129,33 @@ def test_speeds_of_unequal_work_are_refused(folders: tuple[Path, Path]):
     """Whoever writes fewer tokens than the others is named."""
     subject = Subject("tiny", folders[1], {("dense", "fp32"): folders[0]})
     lazy = replace(PEERS[0], open=lambda folder, threads: lambda asked: [[5]])
+    ways, _ = open_ways(subject, QUICK, peers=[lazy])
     with pytest.raises(ParityError, match="transformers dense fp32 wrote"):
-        measure_subject(subject, QUICK, peers=[lazy])
+        measure_subject(subject, QUICK, ways=ways)
+
+
+def test_a_peer_that_cannot_read_the_model_is_left_out(folders: tuple[Path, Path]):
+    """One line says which and why, before anything is timed; the others are compared."""
+
+    def broken(folder: Path, threads: int) -> Generate:
+        raise RuntimeError("type must be string,\n but is null")
+
+    subject = Subject("tiny", folders[1], {("dense", "fp32"): folders[0]})
+    ways, lines = open_ways(subject, QUICK, peers=[PEERS[0], replace(PEERS[2], open=broken)])
+    assert [way.name for way in ways] == ["secateur dense fp32", "transformers dense fp32"]
+    assert lines == ["ctranslate2 cannot read tiny: RuntimeError: type must be string, but is null"]
+
+
+@installed
+def test_ctranslate2_reads_a_model_whose_tokenizer_names_no_end(tmp_path: Path):
+    """As BERT's, whose separator is the model's end."""
+    tokenizer = byte_tokenizer()
+    tokenizer.bos_token = tokenizer.eos_token = None
+    checkpoint.save(summarizer(seed=4), tokenizer, tmp_path / "dense")
+    write_for_peers(tmp_path / "dense", tmp_path / "peers")
+    assert AutoTokenizer.from_pretrained(tmp_path / "peers").eos_token is not None
+    written = open_ctranslate2(tmp_path / "peers", compute_type="float32")
+    assert [len(tokens) for tokens in written(Asked(((5, 6, 7),), beams=1, new_tokens=4))] == [4]
 
 
 def test_lengths_beyond_the_shipped_model_are_refused(folders: tuple[Path, Path], tmp_path: Path):
@@ -142,7 +168,8 @@ def test_the_shipped_model_is_compared_as_it_ships(folders: tuple[Path, Path], t
     """Its dense artifact, that in 8 bits, and the peers' form of it."""
     found = shipped_subject(folders[0].parent, tmp_path, QUICK)
     assert found.ours == {("dense", "fp32"): folders[0], ("dense", "int8"): tmp_path / "dense-int8"}
-    speeds = measure_subject(found, replace(QUICK, beams=(1,), requests=(2,)), peers=[])
+    ways, _ = open_ways(found, QUICK, peers=[])
+    speeds = measure_subject(found, replace(QUICK, beams=(1,), requests=(2,)), ways=ways)
     assert [(row.variant, row.precision, set(row.over)) for row in speeds] == [
         ("dense", "fp32", {"secateur dense int8"}),
         ("dense", "int8", set()),
