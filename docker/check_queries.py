@@ -3,7 +3,7 @@
     docker compose --profile loadtest up --detach
     python docker/check_queries.py --locust http://localhost:8089
 
-Texts come from the load tests (`pip install 'secateur[loadtests]'`). Ends with 1 when a query has no data or cannot be read.
+Texts come from the load tests (`pip install '.[loadtests]'`). Ends with 1 when a query has no data or cannot be read.
 """
 
 import json

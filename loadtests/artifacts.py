@@ -100,7 +100,7 @@ def make(variant: str, found: dict[str, Path], task: Task, target: Path) -> None
     if not variant.endswith(QUANTIZED) or source is None:
         raise ServiceError(f"{variant} is not there for {task.path}; its variants are {', '.join(found)}")
     if not all(importlib.util.find_spec(name) for name in NEEDED_TO_QUANTIZE):
-        raise ServiceError(f"{variant} is not there for {task.path}; to have it made: pip install 'secateur[pruning]'")
+        raise ServiceError(f"{variant} is not there for {task.path}; to have it made: pip install '.[pruning]' in the clone")
     done = run_child([sys.executable, "-m", "pruning", "quantize", str(source), "--output", str(target)], seconds=_QUANTIZE_SECONDS)
     if done.code != 0:
         raise ServiceError(f"{variant} could not be made of {source.name}: {done.last_words}")

@@ -236,8 +236,7 @@ class Engine:
     def _advance(self, scores: Scores) -> list[Progress]:
         """Choose the next tokens from the logits [rows, vocabulary], which are changed in place."""
         arrangement, rows = self._arrangement, len(scores)
-        if arrangement.beams.size:
-            scores[arrangement.beams] = log_softmax(scores[arrangement.beams])
+        log_softmax(scores, arrangement.beams)
         apply_rules(scores, History(self._tokens[:rows], self._lengths[:rows]), arrangement.rules, self._model.special)
         best = best_tokens(scores, arrangement.looks_at)
         return [step for active in self._active if (step := self._advance_one(active, scores, best)) is not None]
@@ -255,8 +254,10 @@ class Engine:
         if search.beams > 1:
             return None if search.result is None else Progress(generation, None, None, search.result)
         token = int(continuation.tokens[0])
-        log_probability = float(log_softmax(scores[first : first + 1])[0, token]) if generation.log_probabilities else None
-        return Progress(generation, token, log_probability, search.result)
+        if not generation.log_probabilities:
+            return Progress(generation, token, None, search.result)
+        log_softmax(scores, [first])
+        return Progress(generation, token, float(scores[first, token]), search.result)
 
     def _continue(self, active: _Active, continuation: Continuation, history: Numbers) -> None:
         """Give each beam a row: the one that it goes on from, or a copy of that where another beam has it."""

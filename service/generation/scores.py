@@ -4,6 +4,7 @@ Repetition penalty, repeated n-grams, the minimal length, the forced first and l
 greedy search and sampling hand in logits, as transformers does: to the repetition penalty that is a difference.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -65,11 +66,14 @@ class Best(NamedTuple):
     tokens: Numbers
 
 
-def log_softmax(logits: Scores) -> Scores:
-    """Log-probabilities [rows, vocabulary] of logits."""
-    shifted: Scores = logits - logits.max(axis=-1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return shifted
+def log_softmax(scores: Scores, rows: Iterable[int]) -> None:
+    """Change these rows of logits [rows, vocabulary] in place to log-probabilities, one at a time: a row fits into a processor's cache."""
+    exponentials = np.empty(scores.shape[1], dtype=scores.dtype)
+    for row in rows:
+        values = scores[row]
+        values -= values.max()
+        np.exp(values, out=exponentials)
+        values -= np.log(exponentials.sum())
 
 
 def apply_rules(scores: Scores, history: History, rules: Rules, special: SpecialTokens) -> None:

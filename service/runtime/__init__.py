@@ -74,7 +74,9 @@ def _openvino(model: Path, options: RuntimeOptions) -> Session:
     try:
         from service.runtime.openvino import OpenVinoSession
     except ImportError as error:
-        raise RuntimeUnavailableError(f"openvino cannot be imported ({error}); install it: pip install 'secateur[openvino]'") from error
+        raise RuntimeUnavailableError(
+            f"openvino cannot be imported ({error}); install it: pip install '.[openvino]' in the clone"
+        ) from error
 
     return OpenVinoSession(model, threads=options.threads, callers=options.callers, precision=options.precision)
 

@@ -1,4 +1,4 @@
-"""OpenVINO on CPU, a second runtime for the same artifacts: `pip install 'secateur[openvino]'`.
+"""OpenVINO on CPU, a second runtime for the same artifacts: `pip install '.[openvino]'` in the clone.
 
 What was seen with OpenVINO 2026.4 and the models that ship, on two cores of an AMD EPYC with AVX2, and what is done about it:
 

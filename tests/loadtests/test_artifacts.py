@@ -74,7 +74,7 @@ def test_what_cannot_be_made_is_left_out(models, monkeypatch):
     with gathered(models, QA, ["dense", "dense-int8", "tiny"]) as found:
         assert set(found.manifests) == {"dense"}
         assert found.made == ()
-    assert "secateur[pruning]" in found.missing["dense-int8"]
+    assert "pip install '.[pruning]'" in found.missing["dense-int8"]
     with pytest.raises(ServiceError, match="its variants are compact, dense"):
         found.require("tiny")
 

@@ -111,7 +111,7 @@ def test_each_variant_is_started_once_and_its_last_words_are_kept(tmp_path, monk
             Target(models=tmp_path), TASKS["summarize"], found, parse_subjects("dense,dense-int8"), Cores((0,), (0,), pinned=False)
         )
     assert set(why) == {"dense", "dense-int8"}
-    assert "secateur[pruning]" in why["dense-int8"]
+    assert "pip install '.[pruning]'" in why["dense-int8"]
 
 
 def test_what_generates_is_not_quantized_for_attribution(tmp_path, monkeypatch):

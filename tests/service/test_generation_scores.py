@@ -97,9 +97,12 @@ def test_best_tokens_equal_sorting(count: int, vocabulary: int, looks_at: int, t
 
 @given(st.integers(0, 1000))
 def test_log_softmax_equals_torch(seed: int):
-    """To the rounding of float32, whatever the scale of the logits."""
+    """To the rounding of float32, whatever the scale of the logits; rows that were not named stay as they are."""
     logits = (np.random.default_rng(seed).normal(size=(3, 500)) * 30).astype(np.float32)
-    np.testing.assert_allclose(log_softmax(logits), torch.from_numpy(logits).log_softmax(-1), rtol=1e-5, atol=1e-5)
+    expected = torch.from_numpy(logits.copy()).log_softmax(-1).numpy()
+    expected[1] = logits[1]
+    log_softmax(logits, [0, 2])
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
 @given(
