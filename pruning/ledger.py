@@ -5,6 +5,7 @@ Any two runs can be compared example by example, and tables and pictures be draw
 
 import base64
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,11 @@ class Ledger(_Part):
         if self.find(entry.name) is None:
             return Ledger(entries=(*self.entries, entry))
         return Ledger(entries=tuple(entry if each.name == entry.name else each for each in self.entries))
+
+    def ordered(self, names: Sequence[str]) -> "Ledger":
+        """With runs of these names first, in their order."""
+        places = {name: place for place, name in enumerate(names)}
+        return Ledger(entries=tuple(sorted(self.entries, key=lambda entry: places.get(entry.name, len(places)))))
 
 
 def packed(scores: Scores) -> str:

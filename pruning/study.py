@@ -84,25 +84,24 @@ def run_study(study: Study, folder: Path, ledger_path: Path, *, only: Sequence[s
     Args:
         study: what to run.
         folder: of the runs' stages; what was interrupted resumes.
-        ledger_path: read first, and written after each run.
+        ledger_path: read before, and written after each run, so that several processes may share it, each with runs of its own.
         only: names or claims to which to keep; all runs by default.
     """
-    ledger = Ledger.load(ledger_path)
+    order = [run.name for run in study.runs]
     for run in study.runs:
         if only and run.name not in only and not set(run.claims) & set(only):
             continue
         config = study.config_of(run)
         current = Run(config, Stages(folder / run.group))
         settings, made_from = json.dumps(chosen(config)), _identity(current)
-        found = ledger.find(run.name)
+        found = Ledger.load(ledger_path).find(run.name)
         if found is not None and (found.settings, found.made_from) == (settings, made_from):
             continue
         logger.info("run=%s", run.name)
         entry = _entry(run, current).model_copy(update={"settings": settings, "made_from": made_from})
-        ledger = ledger.having(entry)
-        ledger.save(ledger_path)
+        Ledger.load(ledger_path).having(entry).ordered(order).save(ledger_path)
         logger.info("run=%s %s %.2f", run.name, entry.metric, entry.value.value)
-    return ledger
+    return Ledger.load(ledger_path)
 
 
 def pruning_of(config: RunConfig) -> list[BaseModel]:

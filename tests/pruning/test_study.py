@@ -75,6 +75,20 @@ def test_runs_are_done_once(file, tmp_path, monkeypatch):
     assert done == ["a tenth", *(run["name"] for run in content["runs"])]
 
 
+def test_processes_share_a_ledger(file, tmp_path, monkeypatch):
+    """What another one wrote during a run stays, and runs stand in the study's order."""
+    path = tmp_path / "ledger.json"
+
+    def meanwhile(run, *_):
+        Ledger.load(path).having(entry("a tenth", [True])).having(entry("elsewhere", [True])).save(path)
+        return entry(run.name, [False])
+
+    monkeypatch.setattr(study, "_entry", meanwhile)
+    ledger = run_study(load_study(file), tmp_path / "runs", path, only=["a half"])
+    assert [each.name for each in ledger.entries] == ["a half", "a tenth", "elsewhere"]
+    assert Ledger.load(path) == ledger
+
+
 def test_a_filled_model_is_listed_with_all_its_weights(file, tmp_path):
     """Zeros that were revived count; without filling they do not."""
     content = yaml.safe_load(file.read_text())
