@@ -245,7 +245,8 @@ class Scheduler:
         tokens = sum(map(len, rows))
         if len(rows) > self.limits.request_rows or tokens > self.limits.request_tokens:
             most = f"{self.limits.request_rows} windows and {self.limits.request_tokens} tokens"
-            self._finish(job, error=TooLargeError(f"the text takes {len(rows)} windows of {tokens} tokens, at most {most} are taken"))
+            taken = f"the text takes {len(rows)} windows of {tokens} tokens, at most {most} are taken"
+            self._finish(job, error=TooLargeError(f"{taken}; shorten it, or send it in parts"))
             return
         self._let_in(job, rows, tokens)
 

@@ -21,6 +21,9 @@ BoolArray = NDArray[np.bool_]
 REPLACEMENT = "\ufffd"
 """What stands in decoded text for bytes that are no whole character."""
 
+_LONG = 4096
+"""Characters from which on a text is encoded as a batch of one, which lets other threads run meanwhile, as `encode` does not."""
+
 _NO_OFFSETS: IntArray = np.zeros((0, 2), dtype=np.int64)
 _NO_MASK: BoolArray = np.zeros(0, dtype=np.bool_)
 
@@ -198,7 +201,9 @@ class TextTokenizer:
 
     def _encode(self, text: str, text_pair: str | None) -> Encoding:
         try:
-            return self._tokenizer.encode(text, text_pair)
+            if len(text) + len(text_pair or "") < _LONG:
+                return self._tokenizer.encode(text, text_pair)
+            return self._tokenizer.encode_batch([text if text_pair is None else (text, text_pair)])[0]
         except (UnicodeError, TypeError) as error:
             raise RequestError("the text is not valid Unicode (a lone surrogate); send well-formed text") from error
 

@@ -101,10 +101,10 @@ class Telling:
 
 
 class Stream(HttpResponse):
-    """Events as a response."""
+    """Events as a response; `stop` is called when it is over, however it ends."""
 
-    def __init__(self, events: AsyncGenerator[bytes], headers: list[tuple[bytes, bytes]]) -> None:
-        self.status_code, self.background, self._events = 200, None, events
+    def __init__(self, events: AsyncGenerator[bytes], headers: list[tuple[bytes, bytes]], *, stop: Callable[[], object]) -> None:
+        self.status_code, self.background, self._events, self._stop = 200, None, events, stop
         self.raw_headers = [
             (b"content-type", f"{EVENTS}; charset=utf-8".encode()),
             (b"cache-control", b"no-cache"),
@@ -115,11 +115,14 @@ class Stream(HttpResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them as they come."""
         del receive
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with contextlib.aclosing(self._events) as events:
-            async for event in events:
-                await send({"type": "http.response.body", "body": event, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async with contextlib.aclosing(self._events) as events:
+                async for event in events:
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._stop()
 
 
 async def streamed(item: Item, exchange: Exchange, finish: Callable[[Answered], tuple[str, BaseModel]]) -> Stream:
@@ -168,10 +171,8 @@ async def streamed(item: Item, exchange: Exchange, finish: Callable[[Answered], 
             exchange.call.state["error"] = error
             if not isinstance(error, GoneError):
                 yield _failure(error, exchange)
-        finally:
-            answering.cancel()
 
-    return Stream(events(), list(exchange.served.headers))
+    return Stream(events(), list(exchange.served.headers), stop=answering.cancel)
 
 
 async def _next(news: asyncio.Queue[News]) -> News:

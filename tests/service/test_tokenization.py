@@ -130,10 +130,23 @@ def test_too_many_windows_are_refused(text_tokenizer):
         text_tokenizer.windows("a", "b a " * 100, max_length=12, stride=None, default_stride=0, most=3)
 
 
-def test_lone_surrogate_is_refused(text_tokenizer):
-    """Text that is not Unicode is the request's fault."""
+@pytest.mark.parametrize("before", [1, 2000])
+def test_lone_surrogate_is_refused(text_tokenizer, before):
+    """Text that is not Unicode is the request's fault, however long it is."""
     with pytest.raises(RequestError, match="surrogate"):
-        text_tokenizer.row("ada \ud800", max_length=20)
+        text_tokenizer.row("ada " * before + "\ud800", max_length=20)
+
+
+@given(kinds, texts, st.none() | texts)
+def test_long_texts_are_read_as_short_ones_are(kind, text, pair):
+    """What is encoded as a batch of one has the tokens and places that the tokenizers library gives."""
+    reference = BUILDERS[kind]()
+    reference.encode_special_tokens = True
+    text *= 5000 // len(text)
+    expected = reference.encode(text, pair)
+    row = TOKENIZERS[kind].row(text, pair, max_length=100_000)
+    assert row.input_ids.tolist() == expected.ids
+    assert row.offsets.tolist() == [list(place) for place in expected.offsets]
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff"])

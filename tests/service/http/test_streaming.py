@@ -1,5 +1,6 @@
 """Summaries as server-sent events: what is streamed is what is answered, and who hangs up leaves nothing behind."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -282,6 +283,24 @@ def hang_up(port, body, *, after, key="", until_begun=lambda: None):
         until_begun()
         if after:
             connection.recv(after)
+
+
+def test_client_that_is_gone_before_the_first_byte_stops_the_work():
+    """Also where not even the headers could be sent, and no event was ever asked for."""
+    ended = []
+
+    async def events():
+        yield b""
+
+    async def send(message):
+        raise ConnectionResetError(message["type"])
+
+    async def respond():
+        await streaming.Stream(events(), [], stop=lambda: ended.append(True))({}, None, send)
+
+    with pytest.raises(ConnectionResetError, match="start"):
+        asyncio.run(respond())
+    assert ended == [True]
 
 
 @pytest.mark.parametrize("stream", [True, False])
