@@ -5,22 +5,26 @@ no token is forced. Each peer is imported when it is opened.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
+from pydantic import BaseModel
 from transformers import AutoTokenizer, GenerationConfig
 
 from pruning import checkpoint
 from pruning.errors import UnsupportedModelError
+from pruning.timing import Clock
 from pruning.tracing import quiet
 from pruning.vocabulary import input_vocabulary
-from service.generation import GenerationSettings, generate
+from service.generation import EncoderDecoder, GenerationSettings, generate
+from service.generation.sessions import CachedSession
 from service.model import GeneratingModel
+from service.runtime.base import Array, Session
 from service.runtime.onnx import base_options
 
 Precision = Literal["fp32", "int8"]
@@ -94,16 +98,55 @@ def write_for_peers(artifact: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def open_engine(artifact: Path, threads: int = 1) -> Generate:
+class Shares(BaseModel, frozen=True):
+    """Where the time goes that our engine takes: shares of 1, in its two graphs and between them, in numpy."""
+
+    encoder: float
+    decoder: float
+    search: float
+
+
+@dataclass(frozen=True)
+class ServedEngine:
     """The engine that serves, over an artifact's graphs; requests join as they do in service."""
-    model = GeneratingModel.load(artifact, threads=threads).generator
-    unforced = replace(model, special=replace(model.special, forced_first=None, forced_last=None))
 
-    def written(asked: Asked) -> list[list[int]]:
+    model: EncoderDecoder
+
+    def __call__(self, asked: Asked) -> list[list[int]]:
+        """Token ids of what is written for each source."""
         settings = GenerationSettings(max_new_tokens=asked.new_tokens, min_new_tokens=asked.new_tokens, num_beams=asked.beams)
-        return [list(each.tokens) for each in generate(unforced, asked.sources, settings)]
+        return [list(each.tokens) for each in generate(self.model, asked.sources, settings)]
 
-    return written
+    def shares(self, asked: Asked, clock: Clock) -> Shares:
+        """Generate once, and say where the time went."""
+        encoder, decoder = _Watched(self.model.encoder, clock), _Watched(self.model.decoder, clock)
+        begun = clock()
+        ServedEngine(replace(self.model, encoder=cast(Session, encoder), decoder=cast(CachedSession, decoder)))(asked)
+        whole = clock() - begun
+        return Shares(encoder=encoder.spent / whole, decoder=decoder.spent / whole, search=1 - (encoder.spent + decoder.spent) / whole)
+
+
+class _Watched:
+    """A session, and the time that its calls took."""
+
+    def __init__(self, session: Session, clock: Clock) -> None:
+        self.spent, self._session, self._clock = 0, session, clock
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever else the session has
+        return getattr(self._session, name)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """As the session does."""
+        begun = self._clock()
+        outputs = self._session.run(inputs)
+        self.spent += self._clock() - begun
+        return outputs
+
+
+def open_engine(artifact: Path, threads: int = 1) -> ServedEngine:
+    """Our engine over an artifact."""
+    model = GeneratingModel.load(artifact, threads=threads).generator
+    return ServedEngine(replace(model, special=replace(model.special, forced_first=None, forced_last=None)))
 
 
 def open_transformers(folder: Path, threads: int = 1) -> Generate:

@@ -20,7 +20,7 @@ from transformers import AutoConfig
 
 from pruning.bench import UNQUIET
 from pruning.errors import ParityError
-from pruning.generation_peers import PEERS, Asked, Generate, Peer, Precision, open_engine
+from pruning.generation_peers import PEERS, Asked, Generate, Peer, Precision, ServedEngine, Shares, open_engine
 from pruning.generation_subjects import COMPACT, Plan, Subject, random_sources, random_subject, shipped_subject
 from pruning.timing import Call, Clock, Ratio, Timings
 from service.artifact import Machine
@@ -51,7 +51,10 @@ class Way:
 
 
 class GenerationSpeed(BaseModel, frozen=True):
-    """One way to generate, under one condition: tokens in a second of the median round, and that over the speed of each reference."""
+    """One way to generate, under one condition: tokens in a second of the median round, and that over the speed of each reference.
+
+    Of our engine, `spent` says where its time went in one more call.
+    """
 
     model: str
     engine: str
@@ -61,6 +64,7 @@ class GenerationSpeed(BaseModel, frozen=True):
     requests: int
     tokens_per_second: float
     over: dict[str, Ratio]
+    spent: Shares | None = None
 
 
 class GenerationSpeeds(BaseModel, frozen=True):
@@ -83,6 +87,7 @@ class GenerationSpeeds(BaseModel, frozen=True):
             "Generated tokens per second, and how many times the speed of each reference that is (95 % interval).",
             f"Sources of {self.source_length} tokens, {self.new_tokens} new ones for each; {self.threads} thread(s) each, {self.clock}; "
             f"{self.rounds} interleaved round(s).",
+            "The last column has the shares of our time that the encoder, the decoder and the search between them take.",
             f"Of {COMPACT}.",
             f"{self.machine.cpu}, {self.machine.cores} cores ({' '.join(self.machine.isa)}); {packages}",
             *(f"Left out: {each}" for each in self.left_out),
@@ -153,14 +158,15 @@ def measure_subject(subject: Subject, plan: Plan, *, ways: Sequence[Way], progre
     for beams, requests in product(plan.beams, plan.requests):
         asked = Asked(random_sources(requests, plan.source_length, vocabulary), beams, plan.new_tokens)
         label = f"{subject.name}, {_search(beams)}, {requests} at a time"
+        stopwatch = time.process_time_ns if plan.threads == 1 else time.perf_counter_ns
         timings = take_turns(
             {way.name: _call(way, asked) for way in ways},
             rounds=plan.rounds,
-            stopwatch=time.process_time_ns if plan.threads == 1 else time.perf_counter_ns,
+            stopwatch=stopwatch,
             description=label if progress else None,
         )
         _warn_of_noise(timings)
-        rows += [_speed(subject, way, asked, timings) for way in ways]
+        rows += [_speed(subject, way, asked, timings, stopwatch) for way in ways]
     return rows
 
 
@@ -189,7 +195,7 @@ def _call(way: Way, asked: Asked) -> Call:
     return call
 
 
-def _speed(subject: Subject, way: Way, asked: Asked, timings: Timings) -> GenerationSpeed:
+def _speed(subject: Subject, way: Way, asked: Asked, timings: Timings, stopwatch: Clock) -> GenerationSpeed:
     return GenerationSpeed(
         model=subject.name,
         engine=way.engine,
@@ -199,6 +205,7 @@ def _speed(subject: Subject, way: Way, asked: Asked, timings: Timings) -> Genera
         requests=len(asked.sources),
         tokens_per_second=asked.tokens / (timings.median_ms(way.name) / 1e3),
         over={each: timings.ratio(way.name, each) for each in REFERENCES if each in timings.samples and each != way.name},
+        spent=way.generate.shares(asked, stopwatch) if isinstance(way.generate, ServedEngine) else None,
     )
 
 
@@ -211,9 +218,14 @@ def _warn_of_noise(timings: Timings) -> None:
 def _part(model: str, beams: int, requests: int, rows: Sequence[GenerationSpeed]) -> list[str]:
     references = [each for each in REFERENCES if any(each in row.over for row in rows)]
     title = f"{model}, {_search(beams)}, {requests} at a time"
-    heading = _line("", "tokens/s", *(f"over {each}" for each in references))
+    heading = _line("", "tokens/s", *(f"over {each}" for each in references), "time spent in")
     lines = [
-        _line(f"{row.engine} {row.variant} {row.precision}", f"{row.tokens_per_second:.1f}", *(_interval(row, each) for each in references))
+        _line(
+            f"{row.engine} {row.variant} {row.precision}",
+            f"{row.tokens_per_second:.1f}",
+            *(_interval(row, each) for each in references),
+            "" if row.spent is None else f"{row.spent.encoder:.0%}, {row.spent.decoder:.0%}, {row.spent.search:.0%}",
+        ).rstrip()
         for row in rows
     ]
     return ["", title, heading, *lines]

@@ -19,6 +19,7 @@ from pruning.generation_peers import (
     PEERS,
     Asked,
     Generate,
+    ServedEngine,
     open_ctranslate2,
     open_engine,
     open_optimum,
@@ -44,7 +45,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def ours(folders: tuple[Path, Path]) -> Generate:
+def ours(folders: tuple[Path, Path]) -> ServedEngine:
     """Our engine over the artifact."""
     return open_engine(folders[0])
 
@@ -176,6 +177,19 @@ def test_the_shipped_model_is_compared_as_it_ships(folders: tuple[Path, Path], t
     ]
 
 
+@pytest.mark.parametrize("beams", [1, 4])
+def test_where_the_time_goes_adds_up(ours: ServedEngine, beams: int):
+    """A call of a graph takes one tick, and so does what is between two: one for each source, and one or more for each token."""
+    clock = TickingClock()
+    spent = ours.shares(Asked(random_sources(3, 11, 250), beams, 9), clock)
+    whole = clock() // 1_000_000 - 1
+    calls = whole // 2
+    assert spent.encoder == pytest.approx(3 / whole)
+    assert spent.decoder == pytest.approx((calls - 3) / whole)
+    assert calls - 3 >= 9
+    assert spent.encoder + spent.decoder + spent.search == pytest.approx(1)
+
+
 def test_a_peer_that_is_not_installed_is_left_out():
     """One line says which; the others are compared."""
     missing = replace(PEERS[2], package="no_such_package")
@@ -195,4 +209,7 @@ def test_the_command_prints_json(invoke: Callable, tmp_path: Path):
     assert all(row.tokens_per_second > 0 for row in found.rows)
     assert {len(row.over) for row in found.rows} == {len(REFERENCES) - 1, len(REFERENCES)}
     assert "there is no" in found.left_out[0]
+    assert {row.spent is None for row in found.rows if row.engine != "secateur"} == {True}
+    assert {row.spent is None for row in found.rows if row.engine == "secateur"} == {False}
+    assert "encoder, the decoder and the search" in found.as_text()
     assert (found.threads, found.rounds) == (1, 1)
