@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 
 from pruning.errors import CheckpointError
 from pruning.structure import embedding_tables
-from pruning.vocabulary import reduced_table
+from pruning.vocabulary import OUTPUT_IDS, reduced_table
 
 EMBEDDINGS_NAME = "model-embeddings.safetensors"
 ENCODER_NAME = "model-encoder.safetensors"
@@ -20,8 +21,14 @@ READABLE = 0o644
 
 
 def write_weights(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype) -> None:
-    """Write both shards and their index; `CheckpointError` where a weight does not fit in `dtype`."""
+    """Write both shards and their index; `CheckpointError` where a weight does not fit in `dtype`.
+
+    A reduced table that still has the rows of the whole one is not written: `output_ids` says which rows those are.
+    """
     weights = _rounded(_own_weights(model), dtype)
+    both = _reduced_names(model)
+    if both is not None and torch.equal(weights[both.reduced], weights[both.whole][weights[OUTPUT_IDS]]):
+        del weights[both.reduced]
     tables = {f"{name}.weight" for name, table in embedding_tables(model).items() if table is not reduced_table(model)}
     shards = {
         EMBEDDINGS_NAME: {name: weights[name] for name in weights if name in tables},
@@ -36,6 +43,9 @@ def write_weights(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype) -
 def load_weights(model: PreTrainedModel, folder: Path) -> None:
     """Read the weights of a folder into a model of their shapes; `CheckpointError` where one is missing, too many or of another shape."""
     weights, expected = _read_shards(folder), _own_weights(model)
+    both = _reduced_names(model)
+    if both is not None and both.reduced not in weights and {both.whole, OUTPUT_IDS} <= weights.keys():
+        weights[both.reduced] = _rows(weights[both.whole], weights[OUTPUT_IDS], folder)
     for complaint, names in (
         ("weights are missing", expected.keys() - weights.keys()),
         ("weights that the model does not have", weights.keys() - expected.keys()),
@@ -52,6 +62,29 @@ def some_of(names: Iterable[str]) -> str:
     """The first of the names, and how many more there are."""
     first, *others = names
     return f"{first} and {len(others)} more" if others else first
+
+
+class _ReducedNames(NamedTuple):
+    """Names of the two tables of a model with a reduced output vocabulary."""
+
+    whole: str
+    reduced: str
+
+
+def _reduced_names(model: PreTrainedModel) -> _ReducedNames | None:
+    """Names of the tables; None for a model that is not reduced."""
+    table = reduced_table(model)
+    if table is None:
+        return None
+    names = {id(tensor): name for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
+    return _ReducedNames(whole=names[id(model.get_input_embeddings().weight)], reduced=names[id(table.weight)])
+
+
+def _rows(table: Tensor, ids: Tensor, folder: Path) -> Tensor:
+    """Rows of a table; `CheckpointError` where it has not that many."""
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < len(table):
+        raise CheckpointError(f"{folder}: {OUTPUT_IDS} names rows that a table of {len(table)} has not")
+    return table[ids]
 
 
 def _read_shards(folder: Path) -> dict[str, Tensor]:

@@ -306,11 +306,11 @@ def _difference(session: Session, model: PreTrainedModel, batch: Inputs) -> floa
 
 
 def _rounded(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy, in evaluation mode, whose parameters are fp16 values held in fp32."""
+    """A copy, in evaluation mode, whose weights, buffers among them, are fp16 values held in fp32."""
     rounded = copy.deepcopy(model).eval()
-    with torch.no_grad():
-        for parameter in rounded.parameters():
-            parameter.data = parameter.half().float()
+    for tensor in (*rounded.parameters(), *rounded.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.half().float()
     return rounded
 
 

@@ -2,7 +2,8 @@
 
 The graph of a `dense` or `compact` artifact keeps its large weights in the checkpoint's fp16 safetensors shards, as ONNX external
 data by byte offset. Behind each stands a Cast to fp32, and a Transpose where torch stores [out, in] and the graph multiplies by
-[in, out]; the runtime folds both when it loads the graph. `embed` turns such a graph back into one that holds fp32 weights itself.
+[in, out]; in front of the Cast stands a Gather where a reduced output vocabulary has some rows of a table. The runtime folds all of them
+when it loads the graph. `embed` turns such a graph back into one that holds fp32 weights itself.
 `store_table_apart` gives the embeddings of graphs in 8 bits a file of their own.
 """
 
@@ -21,10 +22,12 @@ from safetensors.numpy import load_file, save_file
 from pruning import onnx_graph
 from pruning.checkpoint_weights import READABLE
 from pruning.quantizers import CODES, SCALES
+from pruning.vocabulary import OUTPUT_IDS
 
 SMALLEST_BYTES = 1024
 _STORED = ".fp16"
 _UNTRANSPOSED = ".stored"
+_ROWS = ".rows"
 
 Weights = NDArray[np.float32]
 
@@ -44,26 +47,35 @@ class StoredTensor:
     values: NDArray[np.generic]
 
 
+@dataclass(frozen=True)
+class _Found:
+    """Where a weight is: in a stored tensor, or in some rows of it, or in its transpose."""
+
+    source: StoredTensor
+    rows: StoredTensor | None = None
+    transposed: bool = False
+
+
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """The fp16 tensors of every shard in a folder, by name."""
-    shards = (_shard(path) for path in sorted(folder.glob("*.safetensors")))
-    return {name: tensor for shard in shards for name, tensor in shard if tensor.values.dtype == np.float16}
+    """The tensors of every shard in a folder, by name."""
+    return dict(tensor for path in sorted(folder.glob("*.safetensors")) for tensor in _shard(path))
 
 
 def point_to_shards(proto: onnx.ModelProto, folder: Path) -> None:
-    """Move the large fp32 initializers that a shard of `folder` holds exactly out of the graph, in place.
+    """Move the large fp32 initializers that a shard of `folder` holds exactly, in fp16, out of the graph, in place.
 
     A weight is looked for under its own name first and then by content; one that no shard holds stays in the graph.
     """
-    stored, nodes = stored_tensors(folder), []
+    stored, nodes, rows = stored_tensors(folder), list[onnx.NodeProto](), list[TensorProto]()
     for index, tensor in enumerate(proto.graph.initializer):
         if tensor.data_type != TensorProto.FLOAT or 4 * np.prod(tensor.dims, dtype=int) < SMALLEST_BYTES:
             continue
-        match = _find(tensor.name, numpy_helper.to_array(tensor), stored)
-        if match is not None:
-            source, transposed = match
-            nodes += _widening(tensor.name, transposed=transposed)
-            proto.graph.initializer[index].CopyFrom(_external(tensor.name + _STORED, source))
+        found = _find(tensor.name, numpy_helper.to_array(tensor), stored)
+        if found is not None:
+            nodes += _widening(tensor.name, found)
+            rows += [_external(tensor.name + _ROWS, found.rows)] if found.rows is not None else []
+            proto.graph.initializer[index].CopyFrom(_external(tensor.name + _STORED, found.source))
+    proto.graph.initializer.extend(rows)
     onnx_graph.insert_in_front(proto, nodes)
 
 
@@ -93,7 +105,7 @@ def store_table_apart(graphs: Sequence[onnx.ModelProto], path: Path) -> None:
 
 
 def embed(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with every fp16 weight and the Cast (and Transpose) behind it folded into an fp32 initializer.
+    """The graph with every fp16 weight and the Cast (and Gather, and Transpose) behind it folded into an fp32 initializer.
 
     It is the graph that `point_to_shards` was given, to the byte.
 
@@ -101,15 +113,24 @@ def embed(proto: onnx.ModelProto) -> onnx.ModelProto:
         proto: Loaded with its external data.
     """
     whole = copy.deepcopy(proto)
-    readers = {node.input[0]: node for node in whole.graph.node if node.op_type in ("Cast", "Transpose")}
-    for index, tensor in enumerate(whole.graph.initializer):
-        if tensor.data_type == TensorProto.FLOAT16 and tensor.name.endswith(_STORED):
-            values, last = numpy_helper.to_array(tensor).astype(np.float32), readers[tensor.name]
-            whole.graph.node.remove(last)
-            if last.output[0].endswith(_UNTRANSPOSED):
-                values, last = values.T, readers[last.output[0]]
-                whole.graph.node.remove(last)
-            whole.graph.initializer[index].CopyFrom(numpy_helper.from_array(np.asarray(values, order="C"), last.output[0]))
+    weights = onnx_graph.initializers(whole)
+    readers = {node.input[0]: node for node in whole.graph.node if node.op_type in ("Cast", "Gather", "Transpose")}
+    folded = []
+    for tensor in weights.values():
+        if tensor.data_type != TensorProto.FLOAT16 or not tensor.name.endswith(_STORED):
+            continue
+        name, wanted, values = tensor.name, tensor.name.removesuffix(_STORED), numpy_helper.to_array(tensor)
+        while name != wanted:
+            node = readers[name]
+            folded.append(node)
+            if node.op_type == "Gather":
+                values = values[numpy_helper.to_array(weights[node.input[1]])]
+            elif node.op_type == "Transpose":
+                values = values.T
+            name = node.output[0]
+        tensor.CopyFrom(numpy_helper.from_array(np.asarray(values.astype(np.float32), order="C"), name))
+    onnx_graph.splice(whole, lambda node: [] if node in folded else [node])
+    onnx_graph.remove_unused(whole)
     return whole
 
 
@@ -132,15 +153,26 @@ def _shard(path: Path) -> Iterator[tuple[str, StoredTensor]]:
         yield name, StoredTensor(path.name, 8 + header_bytes + header[name]["data_offsets"][0], values)
 
 
-def _find(name: str, weight: Weights, stored: Mapping[str, StoredTensor]) -> tuple[StoredTensor, bool] | None:
-    """The stored tensor that equals a weight, and whether it is its transpose."""
-    candidates = [stored[name]] if name in stored else []
-    candidates += [tensor for tensor in stored.values() if tensor.values.size == weight.size]
+def _find(name: str, weight: Weights, stored: Mapping[str, StoredTensor]) -> _Found | None:
+    """Where the weight is stored."""
+    halves = {each: tensor for each, tensor in stored.items() if tensor.values.dtype == np.float16}
+    candidates = [halves[name]] if name in halves else []
+    candidates += [tensor for tensor in halves.values() if tensor.values.size == weight.size]
     for tensor in candidates:
         if np.array_equal(tensor.values, weight):
-            return tensor, False
+            return _Found(tensor)
         if weight.ndim == 2 and np.array_equal(tensor.values, weight.T):
-            return tensor, True
+            return _Found(tensor, transposed=True)
+    rows = stored.get(OUTPUT_IDS)
+    if rows is None or weight.ndim != 2:
+        return None
+    for tensor in halves.values():
+        if tensor.values.ndim == 2 and len(tensor.values) > rows.values.max():
+            some = tensor.values[rows.values]
+            if np.array_equal(some, weight):
+                return _Found(tensor, rows)
+            if np.array_equal(some, weight.T):
+                return _Found(tensor, rows, transposed=True)
     return None
 
 
@@ -154,10 +186,14 @@ def _external(name: str, source: StoredTensor) -> TensorProto:
     return tensor
 
 
-def _widening(name: str, *, transposed: bool) -> list[onnx.NodeProto]:
+def _widening(name: str, found: _Found) -> list[onnx.NodeProto]:
     """Nodes that give a weight under its own name from its stored fp16 form."""
-    cast = name + _UNTRANSPOSED if transposed else name
-    nodes = [onnx.helper.make_node("Cast", [name + _STORED], [cast], f"{name}/Cast", to=TensorProto.FLOAT)]
-    if transposed:
+    stored, nodes = name + _STORED, list[onnx.NodeProto]()
+    if found.rows is not None:
+        nodes.append(onnx.helper.make_node("Gather", [stored, name + _ROWS], [f"{name}.chosen"], f"{name}/Gather", axis=0))
+        stored = f"{name}.chosen"
+    cast = name + _UNTRANSPOSED if found.transposed else name
+    nodes.append(onnx.helper.make_node("Cast", [stored], [cast], f"{name}/Cast", to=TensorProto.FLOAT))
+    if found.transposed:
         nodes.append(onnx.helper.make_node("Transpose", [cast], [name], f"{name}/Transpose", perm=[1, 0]))
     return nodes

@@ -3,13 +3,18 @@
 from pathlib import Path
 
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from pruning import checkpoint
-from pruning.errors import ConfigError, ParityError
+from pruning.checkpoint_weights import ENCODER_NAME
+from pruning.errors import CheckpointError, ConfigError, ParityError
 from pruning.seq2seq_artifact import check_tokens, default_settings, generation_info, sessions
+from pruning.seq2seq_export import to_onnx
+from pruning.seq2seq_quantization import load_graphs
 from pruning.vocabulary import OUTPUT_IDS
 from service.artifact import (
     DECODER_GRAPH_NAME,
@@ -65,16 +70,61 @@ def test_checkpoint_is_the_model(written):
 
 
 def test_graphs_read_the_checkpoints_bytes(written):
-    """No large weight is in a graph; a table that encoder, decoder and head share is there once."""
+    """No large weight is in a graph or stored twice: encoder, decoder and head read one table, the whole of it or some rows."""
     folder, model = written
     encoder, decoder = external(folder, ENCODER_GRAPH_NAME), external(folder, DECODER_GRAPH_NAME)
     table = "model.shared.weight.fp16"
     assert table in encoder
-    assert (table in decoder) != hasattr(model, OUTPUT_IDS)
+    reduced = {"model.decoder.embed_tokens.weight.fp16"} if hasattr(model, OUTPUT_IDS) else set()
+    assert {decoder[name] for name in reduced or {table}} == {encoder[table]}
     assert all(decoder[name] == encoder[name] for name in encoder.keys() & decoder.keys())
-    assert len({*encoder.values(), *decoder.values()}) == len(encoder.keys() | decoder.keys())
+    assert len({*encoder.values(), *decoder.values()}) == len((encoder.keys() | decoder.keys()) - reduced)
     inside = sum((folder / name).stat().st_size for name in (ENCODER_GRAPH_NAME, DECODER_GRAPH_NAME))
     assert inside < 80_000
+
+
+def test_runtime_widens_and_gathers_nothing_at_run_time(written, tmp_path):
+    """After loading, no weight is in 16 bits any more, nor the whole of a table of which some rows are read."""
+    folder, model = written
+    options = ort.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
+    ort.InferenceSession(folder / DECODER_GRAPH_NAME, options, providers=["CPUExecutionProvider"])
+    tensors = onnx.load(tmp_path / "optimized.onnx").graph.initializer
+    assert not any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in tensors)
+    assert {tensor.dims[0] for tensor in tensors if "embed_tokens" in tensor.name or "shared" in tensor.name} == {model.config.vocab_size}
+
+
+def test_graphs_come_back_whole(written):
+    """Folding the shards back into the graphs gives what was exported, byte for byte."""
+    folder, _ = written
+    found, expected = load_graphs(folder), to_onnx(checkpoint.load(folder))
+    assert found.encoder.graph.SerializeToString() == expected.encoder.graph.SerializeToString()
+    assert found.decoder.graph.SerializeToString() == expected.decoder.graph.SerializeToString()
+
+
+def test_rows_that_were_trained_apart_are_stored(tmp_path):
+    """A reduced table that is no longer part of the whole one has a place of its own."""
+    model = summarizer(seed=3, reduced=True)
+    with torch.no_grad():
+        model.get_decoder().get_input_embeddings().weight[5] += 1
+    write_summarizer(tmp_path / "compact", model)
+    decoder = external(tmp_path / "compact", DECODER_GRAPH_NAME)
+    assert (
+        decoder["model.decoder.embed_tokens.weight.fp16"] != external(tmp_path / "compact", ENCODER_GRAPH_NAME)["model.shared.weight.fp16"]
+    )
+    loaded = checkpoint.load(tmp_path / "compact").get_decoder().get_input_embeddings().weight
+    assert torch.equal(loaded, model.get_decoder().get_input_embeddings().weight.half().float())
+
+
+def test_rows_that_are_not_there_are_one_line(tmp_path):
+    """Output ids beyond the table are refused when a checkpoint is loaded."""
+    write_summarizer(tmp_path / "compact", summarizer(seed=3, reduced=True))
+    shard = tmp_path / "compact" / ENCODER_NAME
+    weights = load_file(shard)
+    weights[OUTPUT_IDS][0] = 10_000
+    save_file(weights, shard, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="output_ids names rows that a table of"):
+        checkpoint.load(tmp_path / "compact")
 
 
 def test_output_ids_are_those_of_the_model(written):
