@@ -55,7 +55,7 @@ def publish(recipe: str, overrides: tuple[str, ...], folder: Path, target: str, 
 
     \b
     Example:
-      secateur-prune publish qa --run runs/qa --target speedup-1.5-int8-384 --output models/qa
+      secateur-prune publish qa --run runs/qa --target speedup-2.25-int8-384 --output models/qa
     """
     from pruning.publishing import publish as publish_target
     from pruning.run import Run
