@@ -47,7 +47,7 @@ def test_runtime_that_is_not_installed_says_how_to_install_it(graph, monkeypatch
     """Without the package the error is one line with the command."""
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.delitem(sys.modules, "service.runtime.openvino", raising=False)
-    with pytest.raises(RuntimeUnavailableError, match=r"pip install 'secateur\[openvino\]'") as caught:
+    with pytest.raises(RuntimeUnavailableError, match=r"pip install '\.\[openvino\]'") as caught:
         open_session(graph, RuntimeOptions(name="openvino"))
     assert "\n" not in str(caught.value)
 
