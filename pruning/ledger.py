@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pruning.errors import DataError
@@ -93,6 +94,12 @@ class Ledger(_Part):
         """Write it, one line a run, in one step."""
         lines = ",\n".join(f"  {entry.model_dump_json()}" for entry in self.entries)
         write_text_atomic(path, f'{{"entries": [\n{lines}\n]}}\n')
+
+    @classmethod
+    def add(cls, path: Path, entry: Entry, order: Sequence[str]) -> None:
+        """Put a run into the file, whatever other processes do with it; runs of these names come first, in their order."""
+        with FileLock(f"{path}.lock"):
+            cls.load(path).having(entry).ordered(order).save(path)
 
     def find(self, name: str) -> Entry | None:
         """The run of that name."""

@@ -10,7 +10,7 @@ when it loads the graph. `embed` turns such a graph back into one that holds fp3
 import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -115,21 +115,21 @@ def embed(proto: onnx.ModelProto) -> onnx.ModelProto:
     whole = copy.deepcopy(proto)
     weights = onnx_graph.initializers(whole)
     readers = {node.input[0]: node for node in whole.graph.node if node.op_type in ("Cast", "Gather", "Transpose")}
-    folded = []
+    folded = set[str]()
     for tensor in weights.values():
         if tensor.data_type != TensorProto.FLOAT16 or not tensor.name.endswith(_STORED):
             continue
         name, wanted, values = tensor.name, tensor.name.removesuffix(_STORED), numpy_helper.to_array(tensor)
         while name != wanted:
             node = readers[name]
-            folded.append(node)
             if node.op_type == "Gather":
                 values = values[numpy_helper.to_array(weights[node.input[1]])]
             elif node.op_type == "Transpose":
                 values = values.T
             name = node.output[0]
+            folded.add(name)
         tensor.CopyFrom(numpy_helper.from_array(np.asarray(values.astype(np.float32), order="C"), name))
-    onnx_graph.splice(whole, lambda node: [] if node in folded else [node])
+    onnx_graph.splice(whole, lambda node: [] if node.output[0] in folded else [node])
     onnx_graph.remove_unused(whole)
     return whole
 
@@ -155,25 +155,22 @@ def _shard(path: Path) -> Iterator[tuple[str, StoredTensor]]:
 
 def _find(name: str, weight: Weights, stored: Mapping[str, StoredTensor]) -> _Found | None:
     """Where the weight is stored."""
-    halves = {each: tensor for each, tensor in stored.items() if tensor.values.dtype == np.float16}
-    candidates = [halves[name]] if name in halves else []
-    candidates += [tensor for tensor in halves.values() if tensor.values.size == weight.size]
-    for tensor in candidates:
-        if np.array_equal(tensor.values, weight):
-            return _Found(tensor)
-        if weight.ndim == 2 and np.array_equal(tensor.values, weight.T):
-            return _Found(tensor, transposed=True)
-    rows = stored.get(OUTPUT_IDS)
-    if rows is None or weight.ndim != 2:
-        return None
-    for tensor in halves.values():
-        if tensor.values.ndim == 2 and len(tensor.values) > rows.values.max():
-            some = tensor.values[rows.values]
-            if np.array_equal(some, weight):
-                return _Found(tensor, rows)
-            if np.array_equal(some, weight.T):
-                return _Found(tensor, rows, transposed=True)
+    for found, values in _places(name, weight, stored):
+        if np.array_equal(values, weight):
+            return found
+        if weight.ndim == 2 and np.array_equal(values, weight.T):
+            return replace(found, transposed=True)
     return None
+
+
+def _places(name: str, weight: Weights, stored: Mapping[str, StoredTensor]) -> Iterator[tuple[_Found, NDArray[np.generic]]]:
+    """Where a weight may be stored, and what is there: under its name, at its size, then among the rows of a reduced vocabulary."""
+    halves = [tensor for _, tensor in sorted(stored.items(), key=lambda item: item[0] != name) if tensor.values.dtype == np.float16]
+    yield from ((_Found(tensor), tensor.values) for tensor in halves if tensor.values.size == weight.size)
+    rows = stored.get(OUTPUT_IDS)
+    if rows is not None:
+        tables = [tensor for tensor in halves if tensor.values.ndim == 2 and len(tensor.values) > rows.values.max()]
+        yield from ((_Found(tensor, rows), tensor.values[rows.values]) for tensor in tables)
 
 
 def _external(name: str, source: StoredTensor) -> TensorProto:

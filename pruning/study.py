@@ -99,7 +99,7 @@ def run_study(study: Study, folder: Path, ledger_path: Path, *, only: Sequence[s
             continue
         logger.info("run=%s", run.name)
         entry = _entry(run, current).model_copy(update={"settings": settings, "made_from": made_from})
-        Ledger.load(ledger_path).having(entry).ordered(order).save(ledger_path)
+        Ledger.add(ledger_path, entry, order)
         logger.info("run=%s %s %.2f", run.name, entry.metric, entry.value.value)
     return Ledger.load(ledger_path)
 

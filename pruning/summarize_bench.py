@@ -166,7 +166,8 @@ def measure_subject(subject: Subject, plan: Plan, *, ways: Sequence[Way], progre
             description=label if progress else None,
         )
         _warn_of_noise(timings)
-        rows += [_speed(subject, way, asked, timings, stopwatch) for way in ways]
+        spent = {way.name: way.generate.shares(asked, stopwatch) for way in ways if isinstance(way.generate, ServedEngine)}
+        rows += [_speed(subject, way, asked, timings, spent.get(way.name)) for way in ways]
     return rows
 
 
@@ -195,7 +196,7 @@ def _call(way: Way, asked: Asked) -> Call:
     return call
 
 
-def _speed(subject: Subject, way: Way, asked: Asked, timings: Timings, stopwatch: Clock) -> GenerationSpeed:
+def _speed(subject: Subject, way: Way, asked: Asked, timings: Timings, spent: Shares | None) -> GenerationSpeed:
     return GenerationSpeed(
         model=subject.name,
         engine=way.engine,
@@ -205,7 +206,7 @@ def _speed(subject: Subject, way: Way, asked: Asked, timings: Timings, stopwatch
         requests=len(asked.sources),
         tokens_per_second=asked.tokens / (timings.median_ms(way.name) / 1e3),
         over={each: timings.ratio(way.name, each) for each in REFERENCES if each in timings.samples and each != way.name},
-        spent=way.generate.shares(asked, stopwatch) if isinstance(way.generate, ServedEngine) else None,
+        spent=spent,
     )
 
 
