@@ -63,6 +63,9 @@ def load_study(path: Path) -> Study:
     """Read a study by path, or by the name of one that ships; every problem is one line."""
     shipped = RECIPES / "studies" / f"{path}.yaml"
     path = shipped if shipped.is_file() and not path.is_file() else path
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in shipped.parent.glob("*.yaml")))
+        raise ConfigError(f"no study {str(path)!r}: give a YAML file, or one of: {known}")
     try:
         study = Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:

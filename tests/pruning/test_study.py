@@ -127,6 +127,12 @@ def test_what_is_no_study_is_said_in_one_line(text, said, tmp_path):
         load_study(tmp_path / "study.yaml")
 
 
+def test_a_study_that_is_not_there_names_those_that_are():
+    """As for recipes: what to give instead."""
+    with pytest.raises(ConfigError, match="no study 'nosuch': give a YAML file, or one of: qa, sst2"):
+        load_study(Path("nosuch"))
+
+
 @pytest.mark.parametrize("path", sorted((RECIPES / "studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_studies_that_ship_load(path):
     """Every run's recipe is valid, and there is a dense one to compare with."""
