@@ -41,6 +41,7 @@ from loadtests.validity import (
     notes_of,
     too_few,
     too_short,
+    unsteady,
     wrong_answers,
 )
 
@@ -79,6 +80,7 @@ def compare_task(bench: Bench, task: Task) -> TaskResult:
     conditions = conditions_of(rounds, before, bench.read(), known=known)
     found = {label: Found(knees[label], loads[label], visits[label]) for label in met}
     results = [subject_result(plan, task, each, found[label], objective) for label, each in met.items()]
+    changed = list(unsteady({label: [visit.capacity for visit in each] for label, each in visits.items()}))
     return TaskResult(
         task=task.name,
         slo_ms=objective.slo_ms,
@@ -99,13 +101,14 @@ def compare_task(bench: Bench, task: Task) -> TaskResult:
             *disturbed_search(conditions_search, results, is_void=True),
             *wrong_answers([kept.made.log for kept in (*search, *rounds)], plan),
             *too_short([*search, *rounds], objective, VOID_LOADS),
-            *([] if plan.quick else too_few(results, VOID_REQUESTS)),
+            *([] if plan.quick else [*changed, *too_few(results, VOID_REQUESTS)]),
         ),
         notes=(
             *notes_of(results, known=known),
             *disturbed_search(conditions_search, results, is_void=False),
             *too_short([*search, *rounds], objective, SHORT_LOADS),
             *too_few(results, FEW_REQUESTS),
+            *(changed if plan.quick else []),
         ),
     )
 

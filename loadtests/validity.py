@@ -1,7 +1,7 @@
 """What speaks against a measurement: the machine's state, wrong answers, loads that were too short."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from loadtests.statistics import (
 
 SHORT_LOADS, VOID_LOADS = 5.0, 1.0
 FEW_REQUESTS, VOID_REQUESTS = 300, 50
+MOST_SPREAD = 0.15
 
 
 def conditions_of(kept: Sequence[Kept], before: Reading, after: Reading, *, known: bool) -> Conditions:
@@ -58,6 +59,19 @@ def too_few(results: Iterable[SubjectResult], many: int) -> Iterator[str]:
         if result.rate.value and result.requests < many:
             advice = "give more --minutes, shorter texts or fewer variants"
             yield f"{result.label}: p99 at each rate rests on {result.requests} requests, fewer than {many}; {advice}"
+
+
+def unsteady(capacities: Mapping[str, Sequence[float]]) -> Iterator[str]:
+    """The same closed loop, [rounds] by subject, is as fast in every round, unless the processor is not.
+
+    Neighbours on a shared processor slow it down by up to half, for seconds or minutes, and nothing of it is seen in the times that
+    the system counts. The middle half of the rounds is looked at, so that one bad round is no reason.
+    """
+    for label, each in capacities.items():
+        low, middle, high = np.percentile(each, (25.0, 50.0, 75.0))
+        if high - low > MOST_SPREAD * middle:
+            spread = f"{(high - low) / middle:.0%} (middle half; at most {MOST_SPREAD:.0%})"
+            yield f"{label}: capacity differed from round to round by {spread}, as on a processor that other machines share"
 
 
 def disturbed_search(found: Conditions, results: Iterable[SubjectResult], *, is_void: bool) -> Iterator[str]:

@@ -30,7 +30,7 @@ from loadtests.run import run, stages
 from loadtests.statistics import Interval, Objective
 from loadtests.targets import Target
 from loadtests.texts import TASKS
-from loadtests.validity import conditions_of, disturbed_search, notes_of, too_few, too_short, wrong_answers
+from loadtests.validity import conditions_of, disturbed_search, notes_of, too_few, too_short, unsteady, wrong_answers
 from loadtests.writing import whole_folder
 from tests.loadtests.report_cases import subject_of
 
@@ -218,6 +218,14 @@ def test_a_percentile_of_few_requests_is_noted():
     assert list(too_few([dense, fast], 400)) == []
     found = list(too_few([dense, replace(fast, rate=Interval(0.0, 0.0, 0.0))], 401))
     assert ["dense: p99 at each rate rests on 400 requests" in note for note in found] == [True]
+
+
+def test_a_processor_whose_speed_changes_makes_rounds_differ():
+    """One bad round is no reason, half of them are; each variant is looked at by itself."""
+    steady, one_bad, changing = [100, 99, 101, 98, 102, 100], [100, 99, 60, 98, 102, 100], [100, 99, 70, 98, 72, 71]
+    assert list(unsteady({"dense": steady, "compact": one_bad})) == []
+    (reason,) = unsteady({"dense": steady, "compact-int8": changing})
+    assert "compact-int8: capacity differed from round to round by 32% (middle half; at most 15%)" in reason
 
 
 def test_a_disturbed_search_is_void_where_it_found_no_rate():
