@@ -139,14 +139,21 @@ def compare(
 
 @main.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def report(folder: Path) -> None:
+@click.option("--pictures", type=click.Path(file_okay=False, path_type=Path), help="Folder to write the page's pictures into, as SVG.")
+def report(folder: Path, pictures: Path | None) -> None:
     """Write `report.html` and `report.csv` anew, from the `result.json` of a FOLDER that `compare` made.
 
     \b
-    Example:
+    Examples:
       secateur-loadtest report runs/loadtest-20260504-102030
+      secateur-loadtest report runs/loadtest-20260504-102030 --pictures pictures
     """
     click.echo(_report(folder))
+    if pictures is not None:
+        from loadtests.report import write_pictures
+
+        for path in write_pictures(folder, pictures):
+            click.echo(path)
 
 
 def _report(folder: Path) -> Path:

@@ -22,6 +22,12 @@ from loadtests.report_tables import main_table, page_tables, rate_text, task_tab
 from loadtests.results import Result, SubjectResult, TaskResult, read_result
 
 HTML, CSV = "report.html", "report.csv"
+_ALONE = """<style>
+svg { color: #1b1f24; }
+@media (prefers-color-scheme: dark) {
+  svg { color: #e6edf3; --plot-page: #0d1117; --plot-first: #6cb0f2; --plot-second: #f0a35e; --plot-third: #6cc987; --plot-faint: #8793a3; }
+}
+</style>"""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,25 @@ def write_report(folder: Path) -> Path:
     _replace(folder / CSV, to_csv(result))
     _replace(folder / HTML, to_html(result))
     return folder / HTML
+
+
+def write_pictures(folder: Path, into: Path) -> list[Path]:
+    """Write the pictures of a folder's result as files of their own, `<task>-<picture>.svg`, light or dark as their reader has it.
+
+    Raises:
+        LoadTestError: there is no result, or nothing can be written.
+    """
+    result = read_result(folder)
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LoadTestError(f"{into} cannot be made ({error.strerror}); choose a folder that can be") from error
+    paths = []
+    for task in result.tasks:
+        for picture in pictures_of(task):
+            paths.append(into / f"{task.task}-{picture.name}.svg")
+            _replace(paths[-1], str(picture.svg).replace("</desc>", f"</desc>{_ALONE}", 1) + "\n")
+    return paths
 
 
 def to_html(result: Result) -> str:

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +16,7 @@ from loadtests.errors import LoadTestError
 from loadtests.gates import RATE, Gate, Verdict
 from loadtests.report import Promise, headline, promise, to_csv, to_html, write_report
 from loadtests.report_cells import figure
+from loadtests.report_pictures import pictures_of
 from loadtests.report_tables import rate_text
 from loadtests.results import read_result
 from loadtests.statistics import Interval
@@ -229,6 +231,19 @@ def test_the_command_writes_the_page(tmp_path):
     assert done.exit_code == 0
     assert done.output.strip() == str(tmp_path / "report.html")
     assert (tmp_path / "report.html").exists()
+
+
+def test_pictures_are_written_as_files_of_their_own(tmp_path):
+    """Each of the page's, as XML that stands alone; the command names them."""
+    result = result_of(task_of())
+    write(result, tmp_path)
+    done = CliRunner().invoke(main, ["report", str(tmp_path), "--pictures", str(tmp_path / "pictures")])
+    assert done.exit_code == 0, done.output
+    files = sorted((tmp_path / "pictures").iterdir())
+    assert [path.name for path in files] == sorted(f"qa-{picture.name}.svg" for picture in pictures_of(task_of()))
+    assert set(map(str, files)) <= set(done.output.split())
+    for path in files:
+        assert ElementTree.fromstring(path.read_text(encoding="utf-8")).tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_a_folder_without_a_result_is_one_line(tmp_path):
