@@ -47,8 +47,8 @@ def between(interval: Interval) -> str:
 
 
 def score_name(name: str) -> str:
-    """A metric as people write it: F1, exact match, accuracy."""
-    return name.replace("_", " ").replace("f1", "F1").replace("rouge", "ROUGE")
+    """A metric as people write it: F1, exact match, ROUGE-L."""
+    return name.replace("_", " ").replace("f1", "F1").replace("rouge", "ROUGE-")
 
 
 def without_empty_columns(table: Table) -> Table:
