@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,12 +23,7 @@ from loadtests.report_tables import main_table, page_tables, rate_text, task_tab
 from loadtests.results import Result, SubjectResult, TaskResult, read_result
 
 HTML, CSV = "report.html", "report.csv"
-_ALONE = """<style>
-svg { color: #1b1f24; }
-@media (prefers-color-scheme: dark) {
-  svg { color: #e6edf3; --plot-page: #0d1117; --plot-first: #6cb0f2; --plot-second: #f0a35e; --plot-third: #6cc987; --plot-faint: #8793a3; }
-}
-</style>"""
+_ALONE = "<style>\n{colours}svg {{ color: var(--ink); }}\n</style>"
 
 
 @dataclass(frozen=True)
@@ -91,6 +87,7 @@ def write_pictures(folder: Path, into: Path) -> list[Path]:
         LoadTestError: there is no result, or nothing can be written.
     """
     result = read_result(folder)
+    style = _ALONE.format(colours=_colours())
     try:
         into.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -99,8 +96,13 @@ def write_pictures(folder: Path, into: Path) -> list[Path]:
     for task in result.tasks:
         for picture in pictures_of(task):
             paths.append(into / f"{task.task}-{picture.name}.svg")
-            _replace(paths[-1], str(picture.svg).replace("</desc>", f"</desc>{_ALONE}", 1) + "\n")
+            _replace(paths[-1], str(picture.svg).replace("</desc>", f"</desc>{style}", 1) + "\n")
     return paths
+
+
+def _colours() -> str:
+    """What the page's styles begin with: its colours, light and dark."""
+    return files("loadtests").joinpath("templates", "report.css").read_text(encoding="utf-8").partition("* {")[0]
 
 
 def to_html(result: Result) -> str:

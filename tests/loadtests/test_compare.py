@@ -228,6 +228,18 @@ def test_a_processor_whose_speed_changes_makes_rounds_differ():
     assert "compact-int8: capacity differed from round to round by 32% (middle half; at most 15%)" in reason
 
 
+def test_a_comparison_on_such_a_processor_is_void(tmp_path, monkeypatch):
+    """It looks at the closed loops of every round and variant."""
+    seen = []
+    monkeypatch.setattr("loadtests.compare.unsteady", lambda capacities: seen.append(capacities) or ["it changed"])
+    (task,) = compared(PLAN, Target(FAKE), tmp_path / "out").tasks
+    assert "it changed" in task.void
+    assert "it changed" not in task.notes
+    ((dense, fast),) = [each.values() for each in seen]
+    assert len(dense) == len(fast) == PLAN.rounds
+    assert max(dense) < min(fast)
+
+
 def test_a_disturbed_search_is_void_where_it_found_no_rate():
     """Otherwise it is noted: the rates come from the rounds."""
     busy, dense = Conditions(0.0, 0.3, 0.0, 0.1), subject_of("dense")

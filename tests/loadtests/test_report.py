@@ -243,7 +243,11 @@ def test_pictures_are_written_as_files_of_their_own(tmp_path):
     assert [path.name for path in files] == sorted(f"qa-{picture.name}.svg" for picture in pictures_of(task_of()))
     assert set(map(str, files)) <= set(done.output.split())
     for path in files:
-        assert ElementTree.fromstring(path.read_text(encoding="utf-8")).tag == "{http://www.w3.org/2000/svg}svg"
+        text = path.read_text(encoding="utf-8")
+        assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+        light, dark = (set(re.findall(r"(--plot-\w+):", block)) for block in re.findall(r":root \{(.*?)\}", text, re.DOTALL))
+        assert set(re.findall(r"var\((--plot-\w+)", text)) <= light
+        assert light - dark <= {"--plot-page"}  # which is the card's, light or dark
 
 
 def test_a_folder_without_a_result_is_one_line(tmp_path):
