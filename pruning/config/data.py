@@ -24,10 +24,11 @@ class DataSource(Section):
     label: str = Field("label", description="Column of the label: an index, or one of `labels`.")
     document: str | None = Field(None, description="Summarization: column of the document; guessed from the usual names if not given.")
     summary: str | None = Field(None, description="Summarization: column of the summary, or of a list of them; guessed likewise.")
-    copy_target: Literal["best_sentence", "first_sentence"] | None = Field(
+    copy_target: Literal["best_sentence", "first_sentence", "denoised"] | None = Field(
         None,
         description="Summarization: read documents alone, SQuAD's contexts too, and take one of their own sentences for their summary: the "
-        "one most like the rest by ROUGE-1, or the first.",
+        "one most like the rest by ROUGE-1, or the first; or, `denoised`, take them whole, and delete words and shuffle sentences of what "
+        "is read.",
     )
     passages: int = Field(0, ge=0, description="With `copy_target`: also this many passages of each document, drawn with the run's seed.")
     limit: int | None = Field(None, gt=0, description="Use this many examples, drawn with the run's seed.")
