@@ -22,6 +22,7 @@ import onnx
 from pydantic import BaseModel, ValidationError
 from transformers import PreTrainedModel
 
+from pruning.attention_node import fuse_attention
 from pruning.errors import ConfigError, StorageError
 from pruning.export import to_onnx
 from pruning.families import family_of
@@ -50,6 +51,7 @@ MOST_HEAD_COUNTS = 17
 NEURON_SHARES = (0, 1 / 48, 1 / 24, 1 / 12, 1 / 8, 1 / 6, 1 / 4, 1 / 3, 5 / 12, 1 / 2, 7 / 12, 2 / 3, 3 / 4, 5 / 6, 11 / 12, 1)
 POINT_SHARES = (0.75, 0.5, 0.3)
 _GRAPH_PACKAGES = ("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime")
+_GRAPH_FORM = "2"
 _CHAIN_BYTES = 64_000_000
 _POINTS_TIME = 1 / 3
 _ANCHOR = "anchor"
@@ -202,8 +204,8 @@ def identity_of(model: PreTrainedModel, task: str, condition: Condition) -> Iden
 
 
 def graph_versions() -> dict[str, str]:
-    """Versions of the packages that make graphs."""
-    return {name: version(name) for name in _GRAPH_PACKAGES}
+    """Versions of the packages that make graphs, and of the form that we give them: a table taken of another is not used."""
+    return {name: version(name) for name in _GRAPH_PACKAGES} | {"form": _GRAPH_FORM}
 
 
 def digest(identity: BaseModel) -> str:
@@ -263,7 +265,7 @@ def _exported(model: PreTrainedModel, task: str, condition: Condition, layers: S
 
 
 def _opened(proto: onnx.ModelProto, *, condition: Condition, inputs: Mapping[str, Array]) -> Call:
-    session = RUNTIMES[condition.runtime](proto.SerializeToString(), condition.threads)
+    session = RUNTIMES[condition.runtime](fuse_attention(proto).SerializeToString(), condition.threads)
     row = {name: inputs[name] for name in session.inputs}
     return lambda: session.run(row)
 

@@ -1,7 +1,8 @@
 """The measurements behind two defaults: which form of the graph is served, and which 8-bit scheme. Each can be repeated anywhere.
 
-Forms of the graph: as the exporter traced it; *cleaned* (`onnx_graph.clean`, the default); cleaned with the shapes of inner values
-left in, from which ONNX Runtime fuses residual additions and norms; and cleaned with Q, K and V in one product (`fusion.fuse_qkv`).
+Forms of the graph: as the exporter traced it; *cleaned* (`onnx_graph.clean`); cleaned with the shapes of inner values left in, from which
+ONNX Runtime fuses residual additions and norms; cleaned with Q, K and V in one product (`fusion.fuse_qkv`); and cleaned with one operator
+for each attention of an unpadded row (`attention_node.fuse_attention`), which is what is served.
 Schemes: dynamic, and static with each way of calibrating, on accuracy, size and latency.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 import onnx
 from transformers import PreTrainedModel
 
+from pruning.attention_node import fuse_attention
 from pruning.bench import PRECISIONS, random_row
 from pruning.calibration import Inputs
 from pruning.comparison import Compared, compare_on
@@ -25,6 +27,12 @@ from service.runtime.base import Array
 from service.runtime.onnx import OnnxSession
 
 CLEANED = "cleaned"
+WITH_SHAPES, ONE_OPERATOR = "with inner shapes", "attention in one"
+FINISHED: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
+    WITH_SHAPES: onnx.shape_inference.infer_shapes,
+    ONE_OPERATOR: fuse_attention,
+}
+"""What is done to a form once more when it has been quantized."""
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")
 SECONDS = 12.0
 
@@ -54,13 +62,14 @@ class FormSpeed:
 
 
 def graph_forms(model: PreTrainedModel, task: str) -> dict[str, onnx.ModelProto]:
-    """The model's graph in each form, fp32."""
+    """The model's graph in each form, fp32, but for what belongs to a form only when it has been quantized (`FINISHED`)."""
     cleaned = to_onnx(model, task)
     return {
         CLEANED: cleaned,
         "as traced": to_onnx(model, task, clean=False),
-        "with inner shapes": onnx.shape_inference.infer_shapes(cleaned),
+        WITH_SHAPES: cleaned,
         "QKV in one": fuse_qkv(cleaned),
+        ONE_OPERATOR: cleaned,
     }
 
 
@@ -84,15 +93,18 @@ def _time_forms(
     length: int,
     seconds: float,
 ) -> list[FormSpeed]:
-    calls = {form: _call(quantize(graph), row, shapes=form == "with inner shapes") for form, graph in forms.items()}
+    calls = {form: _call(FINISHED.get(form, _as_is)(quantize(graph)), row) for form, graph in forms.items()}
     timings = interleaved(calls, seconds=seconds, description=f"{precision}, {length} tokens")
     return [FormSpeed(form, precision, length, timings.median_ms(form), timings.ratio(form, CLEANED)) for form in forms]
 
 
-def _call(graph: onnx.ModelProto, row: Mapping[str, Array], *, shapes: bool) -> Call:
-    """One row through the graph; quantization drops inner shapes, so they are inferred again where they belong to the form."""
-    served = onnx.shape_inference.infer_shapes(graph) if shapes else graph
-    session = OnnxSession(served.SerializeToString(), threads=1)
+def _as_is(graph: onnx.ModelProto) -> onnx.ModelProto:
+    return graph
+
+
+def _call(graph: onnx.ModelProto, row: Mapping[str, Array]) -> Call:
+    """One row through the graph."""
+    session = OnnxSession(graph.SerializeToString(), threads=1)
     feed = {name: row[name] for name in session.inputs}
     return lambda: session.run(feed)
 

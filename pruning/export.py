@@ -24,6 +24,7 @@ from optimum.exporters.tasks import TasksManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning import checkpoint, onnx_graph, structure
+from pruning.attention_node import fuse_attention, gather_attention, separate_attention
 from pruning.checkpoint_manifest import read_checkpoint_manifest
 from pruning.errors import ParityError
 from pruning.seq2seq_artifact import Seq2SeqExport
@@ -124,6 +125,7 @@ def to_onnx(model: PreTrainedModel, task_name: str, *, clean: bool = True) -> on
     onnx_graph.require_inputs(proto, names)
     if clean:
         onnx_graph.clean(proto)
+        gather_attention(proto)
     return proto
 
 
@@ -187,7 +189,7 @@ def export_artifact(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
 def load_fp32(folder: Path) -> onnx.ModelProto:
     """The graph of a `dense` or `compact` artifact with fp32 weights inside, as `to_onnx` gave it."""
-    return embed(onnx.load(folder / GRAPH_NAME))
+    return embed(separate_attention(onnx.load(folder / GRAPH_NAME)))
 
 
 def update_manifest(
@@ -235,7 +237,7 @@ class _EncoderExport:
     """An encoder with its head; see `Exported`."""
 
     def __init__(self, model: PreTrainedModel, spec: ArtifactSpec) -> None:
-        proto = to_onnx(model, spec.task)
+        proto = fuse_attention(to_onnx(model, spec.task))
         self.graphs: Mapping[str, onnx.ModelProto] = {GRAPH_NAME: proto}
         self._model, self._spec = model, spec
         self._checked = [*random_inputs(model, onnx_graph.input_names(proto), max_length=spec.max_length), *spec.golden]

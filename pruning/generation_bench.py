@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from transformers import PreTrainedModel
 
+from pruning.attention_node import fuse_attention
 from pruning.bench import (
     RUNTIMES,
     SPEEDUP_SECONDS,
@@ -207,7 +208,7 @@ def identity_of(model: PreTrainedModel, condition: GenerationCondition, *, outpu
 def opened(graph: onnx.ModelProto, condition: GenerationCondition) -> Call:
     """A call of this encoder, or of one step of this decoder, on random inputs as the condition says."""
     inputs = _inputs(graph, condition)
-    session = RUNTIMES[condition.runtime](graph.SerializeToString(), condition.threads)
+    session = RUNTIMES[condition.runtime](fuse_attention(graph).SerializeToString(), condition.threads)
     row = {name: inputs[name] for name in session.inputs}
     return lambda: session.run(row)
 

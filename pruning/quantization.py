@@ -19,6 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from pruning import onnx_graph
+from pruning.attention_node import fuse_attention
 from pruning.calibration import Inputs, calibrate
 from pruning.checkpoint_manifest import MANIFEST_NAME as CHECKPOINT_NAME
 from pruning.checkpoint_weights import INDEX_NAME
@@ -199,7 +200,7 @@ def quantize_artifact(
                 shutil.copyfile(source / name, partial / name)
         store_table_apart(list(quantized.values()), partial / TABLE_NAME)
         for name, proto in quantized.items():
-            onnx.save(proto, partial / name)
+            onnx.save(proto if scheme == "fp16" else fuse_attention(proto), partial / name)
         manifest = _manifest(above, partial, scheme)
         write_manifest(manifest, partial)
     return manifest

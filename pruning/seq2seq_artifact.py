@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning import structure
+from pruning.attention_node import fuse_attention
 from pruning.errors import ConfigError, ParityError
 from pruning.families.base import Side
 from pruning.seq2seq_export import Seq2SeqGraphs, Sessions, check_parity, random_batches, to_onnx
@@ -96,7 +97,8 @@ class Seq2SeqExport:
         """
         self.info = generation_info(model, tokenizer, source_length=source_length, target_length=target_length)
         graphs = to_onnx(model)
-        self.graphs: Mapping[str, onnx.ModelProto] = {ENCODER_GRAPH_NAME: graphs.encoder, DECODER_GRAPH_NAME: graphs.decoder}
+        encoder = fuse_attention(graphs.encoder)
+        self.graphs: Mapping[str, onnx.ModelProto] = {ENCODER_GRAPH_NAME: encoder, DECODER_GRAPH_NAME: graphs.decoder}
         self._model, self._macs_lengths = model, macs_lengths
         self._rows: list[tuple[list[int], list[int]]] = [
             (source, [self.info.start, *self._greedy(source)[:-1]]) for source in _rows(sources)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pruning import onnx_graph
+from pruning.attention_node import gather_attention
 from pruning.errors import ParityError
 from pruning.seq2seq_modules import Attention, Decoder, Encoder
 from pruning.tracing import OPSET, PARITY_TOLERANCE, evaluating, quiet
@@ -158,6 +159,7 @@ def _export(module: nn.Module, inputs: Shapes, outputs: Shapes) -> onnx.ModelPro
     onnx_graph.fold_reshapes(proto)
     onnx_graph.share_equal_constants(proto)
     onnx_graph.remove_unused(proto)
+    gather_attention(proto)
     return proto
 
 

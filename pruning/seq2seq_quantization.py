@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from pruning import onnx_graph
+from pruning.attention_node import separate_attention
 from pruning.dynamic_quantization import head_table, quantize_dynamic, quantize_rows, table_heads
 from pruning.quantizers import SHORTEST_TABLE_ROWS, Table, quantize_symmetric, store_table
 from pruning.seq2seq_export import Seq2SeqGraphs
@@ -19,7 +20,7 @@ from service.artifact import DECODER_GRAPH_NAME, ENCODER_GRAPH_NAME
 
 def load_graphs(folder: Path) -> Seq2SeqGraphs:
     """The graphs of a `dense` or `compact` artifact with fp32 weights inside, as `seq2seq_export.to_onnx` gave them."""
-    return Seq2SeqGraphs(*(embed(onnx.load(folder / name)) for name in (ENCODER_GRAPH_NAME, DECODER_GRAPH_NAME)))
+    return Seq2SeqGraphs(*(embed(separate_attention(onnx.load(folder / name))) for name in (ENCODER_GRAPH_NAME, DECODER_GRAPH_NAME)))
 
 
 def quantize_graphs(graphs: Seq2SeqGraphs) -> Seq2SeqGraphs:
