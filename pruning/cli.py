@@ -191,7 +191,7 @@ def prune(recipe: str, overrides: tuple[str, ...], output: Path, as_json: bool) 
 def study(study: Path, ledger: Path, only: tuple[str, ...], measured: bool, pictures: Path | None, output: Path) -> None:
     """Do the runs of a study, and keep what each example scored in a ledger; runs that it has are not done again.
 
-    STUDY is a YAML file, or the name of one that ships: sst2, qa.
+    STUDY is a YAML file, or the name of one that ships: sst2, qa, summarize.
 
     \b
     Example:
