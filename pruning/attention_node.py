@@ -18,15 +18,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pruning import onnx_graph
+from service.runtime.padding import MASK
 
-MASK = "attention_mask"
-CONTRIB_DOMAIN = "com.microsoft"
-_UNPADDED = "attention_mask.unpadded"
+_UNPADDED = f"{MASK}.unpadded"
 _ARITHMETIC: Mapping[str, Callable[..., float]] = {"Cast": float, "Sqrt": math.sqrt, "Div": truediv}
 _BY_HEAD, _KEYS_BY_HEAD = (0, 2, 1, 3), (0, 2, 3, 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Attention:
     """The nodes of one attention, and what the operator is told of it.
 
@@ -61,36 +60,19 @@ class _Side:
 
 def gather_attention(model: onnx.ModelProto) -> None:
     """Put the nodes of each attention side by side, in place: so what `fuse_attention` does can be undone to the byte."""
-    attentions = _Matcher(model).attentions()
-    inside = {output for each in attentions for node in each.nodes for output in node.output}
-    at_end = {each.output: each.nodes for each in attentions}
-
-    def replace(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        return list(at_end.get(node.output[0], () if node.output[0] in inside else (node,)))
-
-    onnx_graph.splice(model, replace)
+    _replace(model, {each: each.nodes for each in _Matcher(model).attentions()})
 
 
 def fuse_attention(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with one operator for each attention over all of an fp32 graph's tokens; attention of any other form stays as it is."""
+    """The model with one operator for each attention of all tokens to all others, in fp32; attention of any other form stays as it is."""
     found = _Matcher(model).attentions()
     if not found:
         return model
     fused = onnx.ModelProto()
     fused.CopyFrom(model)
-    inside = {output for each in found for node in each.nodes for output in node.output}
-    at_end = {each.output: each for each in found}
-
-    def replace(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        attention = at_end.get(node.output[0])
-        if attention is not None:
-            return [_choice(attention)]
-        return [] if node.output[0] in inside else [node]
-
-    onnx_graph.splice(fused, replace)
+    _replace(fused, {each: (_choice(each),) for each in found})
     onnx_graph.insert_in_front(fused, _unpadded())
-    if all(entry.domain != CONTRIB_DOMAIN for entry in fused.opset_import):
-        fused.opset_import.append(helper.make_opsetid(CONTRIB_DOMAIN, 1))
+    onnx_graph.import_contrib(fused)
     return fused
 
 
@@ -107,10 +89,7 @@ def separate_attention(model: onnx.ModelProto) -> onnx.ModelProto:
         return nodes
 
     onnx_graph.splice(separate, replace)
-    domains = {node.domain for node in separate.graph.node}
-    kept = [entry for entry in separate.opset_import if entry.domain != CONTRIB_DOMAIN or CONTRIB_DOMAIN in domains]
-    del separate.opset_import[:]
-    separate.opset_import.extend(kept)
+    onnx_graph.drop_unused_domains(separate)
     return separate
 
 
@@ -125,6 +104,7 @@ class _Matcher:
         for node in self._nodes:
             for name in node.input:
                 self._readers.setdefault(name, []).append(node)
+        self._model = model
         self._outputs = set(onnx_graph.output_names(model))
 
     def attentions(self) -> list[_Attention]:
@@ -150,7 +130,8 @@ class _Matcher:
         if orders != (_BY_HEAD, _KEYS_BY_HEAD, _BY_HEAD) or len(heads) > 1 or values.scale != 1:
             return None
         within = (*queries.nodes, *keys.nodes, *values.nodes, scores, masked, softmax, context, turned, joined)
-        if not self._closed(within, joined.output[0]):
+        biases = [name for name in masked.input if name != scores.output[0]]
+        if onnx_graph.depends_on(self._model, biases[0]) != {MASK} or not self._closed(within, joined.output[0]):
             return None
         positions = {id(node) for node in within}
         return _Attention(
@@ -208,6 +189,13 @@ class _Matcher:
         return not computed & self._outputs and all(id(reader) in inside for name in computed for reader in self._readers.get(name, ()))
 
 
+def _replace(model: onnx.ModelProto, by: Mapping[_Attention, Sequence[onnx.NodeProto]]) -> None:
+    """Put nodes in the place of the last one of each attention, and take its others away."""
+    inside = {output for each in by for node in each.nodes for output in node.output}
+    at_end = {each.output: nodes for each, nodes in by.items()}
+    onnx_graph.splice(model, lambda node: list(at_end.get(node.output[0], () if node.output[0] in inside else (node,))))
+
+
 def _order(node: onnx.NodeProto) -> tuple[int, ...]:
     return tuple(next((list(a.ints) for a in node.attribute if a.name == "perm"), ()))
 
@@ -227,7 +215,7 @@ def _choice(attention: _Attention) -> onnx.NodeProto:
         attention.inputs,
         [f"{attention.output}.unpadded"],
         f"{attention.nodes[-1].name}/MultiHeadAttention",
-        domain=CONTRIB_DOMAIN,
+        domain=onnx_graph.CONTRIB_DOMAIN,
         num_heads=attention.heads,
         scale=attention.scale,
     )

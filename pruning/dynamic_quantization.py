@@ -24,7 +24,6 @@ from pruning import onnx_graph
 from pruning.quantizers import Table, linear_layers, quantize_embeddings, quantize_weight, store_table, store_weights
 from service.model import GRAPH_NAME
 
-CONTRIB_DOMAIN = "com.microsoft"
 _CONSTANTS: dict[str, NDArray[np.generic]] = {
     "rows.axes": np.array([-1]),
     "rows.smallest": np.array(1e-30, np.float32),
@@ -62,7 +61,7 @@ def quantize_rows(model: onnx.ModelProto, tables: Mapping[str, Table] | None = N
     quantized = copy.deepcopy(model)
     layers, heads = linear_layers(quantized), table_heads(quantized)
     inputs = {node.input[0] for node in (*layers.values(), *heads.values())}
-    _import_contrib(quantized)
+    onnx_graph.import_contrib(quantized)
     products = {node.output[0]: name for name, node in (layers | heads).items()}
     onnx_graph.splice(quantized, lambda node: _multiplied(quantized, node, products) if node.output[0] in products else [node])
     onnx_graph.splice(quantized, lambda node: [node, *(step for value in node.output if value in inputs for step in _coded(value))])
@@ -92,17 +91,9 @@ def head_table(table: NDArray[np.float32]) -> Table:
 def finished(quantized: onnx.ModelProto, tables: Mapping[str, Table] | None = None) -> onnx.ModelProto:
     """Put the embeddings in 8 bits, drop unused operator sets, tidy up; in place."""
     quantize_embeddings(quantized, tables)
-    used = {node.domain for node in quantized.graph.node}
-    kept = [entry for entry in quantized.opset_import if entry.domain in used]
-    del quantized.opset_import[:]
-    quantized.opset_import.extend(kept)
+    onnx_graph.drop_unused_domains(quantized)
     onnx_graph.remove_unused(quantized)
     return quantized
-
-
-def _import_contrib(model: onnx.ModelProto) -> None:
-    if CONTRIB_DOMAIN not in {entry.domain for entry in model.opset_import}:
-        model.opset_import.append(onnx.helper.make_opsetid(CONTRIB_DOMAIN, 1))
 
 
 def _coded(value: str) -> list[onnx.NodeProto]:
@@ -124,7 +115,7 @@ def _multiplied(model: onnx.ModelProto, node: onnx.NodeProto, products: Mapping[
     scaled = f"{output}.scaled" if bias else output
     integers = [f"{value}.codes", f"{weight}.columns", "rows.step", f"{weight}.scales", "rows.zero"]
     nodes = [
-        onnx.helper.make_node("MatMulIntegerToFloat", integers, [f"{output}.unit"], f"{output}/product", domain=CONTRIB_DOMAIN),
+        onnx.helper.make_node("MatMulIntegerToFloat", integers, [f"{output}.unit"], f"{output}/product", domain=onnx_graph.CONTRIB_DOMAIN),
         onnx.helper.make_node("Mul", [f"{output}.unit", f"{value}.largest"], [scaled], f"{output}/Mul"),
     ]
     return nodes + ([onnx.helper.make_node("Add", [scaled, bias], [output], f"{output}/Add")] if bias else [])

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 Shape = tuple[int | None, ...]
 Initializers = dict[str, onnx.TensorProto]
 
+CONTRIB_DOMAIN = "com.microsoft"
 _KEPT_DIMENSION = 0
 _INFERRED_DIMENSION = -1
 
@@ -54,6 +55,34 @@ def embedding_gathers(proto: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]
 def opset(proto: onnx.ModelProto) -> int:
     """Version of the default operator domain."""
     return next(int(entry.version) for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def import_contrib(proto: onnx.ModelProto) -> None:
+    """Let the graph use ONNX Runtime's own operators, `CONTRIB_DOMAIN`, in place."""
+    if CONTRIB_DOMAIN not in {entry.domain for entry in proto.opset_import}:
+        proto.opset_import.append(onnx.helper.make_opsetid(CONTRIB_DOMAIN, 1))
+
+
+def drop_unused_domains(proto: onnx.ModelProto) -> None:
+    """Import no operator sets that no node of the graph itself is of, in place."""
+    used = {node.domain for node in proto.graph.node}
+    kept = [entry for entry in proto.opset_import if entry.domain in used]
+    del proto.opset_import[:]
+    proto.opset_import.extend(kept)
+
+
+def depends_on(proto: onnx.ModelProto, value: str) -> set[str]:
+    """Names of the graph's inputs that a value is computed from."""
+    made, inputs, found, reached = producers(proto), set(input_names(proto)), set[str](), [value]
+    seen = set[str]()
+    while reached:
+        name = reached.pop()
+        if name in inputs:
+            found.add(name)
+        elif name in made and name not in seen:
+            reached += made[name].input
+        seen.add(name)
+    return found
 
 
 def input_names(proto: onnx.ModelProto) -> tuple[str, ...]:

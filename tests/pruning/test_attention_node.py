@@ -108,7 +108,9 @@ def test_encoder_of_an_encoder_decoder_is_fused_and_its_decoder_is_not() -> None
     assert check_parity(Seq2SeqGraphs(encoder, decoder), model, random_batches(model, source=11, target=7)) < 1e-4
 
 
-@pytest.mark.parametrize("change", ["a score is an output", "no mask", "keys are not turned", "heads differ", "values are scaled"])
+@pytest.mark.parametrize(
+    "change", ["a score is an output", "no mask", "keys are not turned", "heads differ", "values are scaled", "another bias"]
+)
 def test_attention_of_another_form_stays(change: str) -> None:
     """What is not attention over all tokens, or is read by others too, is left to its nodes."""
     model = graph_of()
@@ -120,6 +122,9 @@ def test_attention_of_another_form_stays(change: str) -> None:
         model.graph.output.append(onnx.helper.make_tensor_value_info(scores.output[0], onnx.TensorProto.FLOAT, None))
     elif change == "no mask":
         onnx_graph.replace_input(model, "attention_mask", "input_ids")
+    elif change == "another bias":
+        number = onnx_graph.add_initializer(model, "one", np.array(1.0, np.float32))
+        made[softmax.input[0]].input[1 - list(made[softmax.input[0]].input).index(scores.output[0])] = number
     elif change == "keys are not turned":
         scores.input[1] = scores.input[0]
     elif change == "heads differ":
