@@ -2,9 +2,9 @@
 
 Dynamic: every linear layer's weight becomes signed 8 bits per output channel, its input is quantized to unsigned 8 bits as it comes
 (U8S8, in codes that no processor saturates); attention core, normalisation and the task's head stay fp32. Static: the same with
-activation ranges from a calibration sample (`pruning/calibration.py`), as QuantizeLinear-DequantizeLinear pairs. Embedding tables
-get 8 bits with one scale per row in both. A model that generates has a scheme of its own (`pruning/seq2seq_quantization.py`). Nothing
-here changes the graph that it is given.
+activation ranges from a calibration sample (`pruning/calibration.py`), so rows may share a call without changing each other's answers,
+and OpenVINO multiplies in 8 bits too. Embedding tables get 8 bits with one scale per row in both. A model that generates has a scheme of
+its own (`pruning/seq2seq_quantization.py`). Nothing here changes the graph that it is given.
 """
 
 import copy

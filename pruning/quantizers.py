@@ -68,15 +68,29 @@ def store_weights(quantized: onnx.ModelProto, model: onnx.ModelProto, layers: Co
 
 
 def with_fixed_ranges(model: onnx.ModelProto, layers: Mapping[str, onnx.NodeProto], ranges: Mapping[str, Range]) -> onnx.ModelProto:
-    """A copy in which these layers read their input through a U8 pair of the given range, and their weight from S8 per column."""
+    """A copy in which these layers multiply codes: of their input, in unsigned 8 bits between the ends of its range, and of their weight.
+
+    A product and the bias behind it become one operator of ONNX Runtime's own, which OpenVINO reads too. Written as pairs of
+    QuantizeLinear and DequantizeLinear, the bias would stay an addition of its own and cost a tenth of the time at 32 tokens.
+    """
     quantized = copy.deepcopy(model)
-    made, values = onnx_graph.producers(quantized), sorted({node.input[0] for node in layers.values()})
-    for weight, node in layers.items():
-        reader = made[node.output[0]]
-        reader.input[0], reader.input[1] = f"{node.input[0]}.dequantized", f"{weight}.dequantized"
-    pairs = {value: _activation_pair(quantized, value, ranges[value]) for value in values}
-    onnx_graph.splice(quantized, lambda node: [node, *(step for output in node.output for step in pairs.get(output, ()))])
-    onnx_graph.insert_in_front(quantized, [_dequantized_weight(quantized, weight) for weight in layers])
+    onnx_graph.import_contrib(quantized)
+    products = {node.output[0]: weight for weight, node in layers.items()}
+    biased = {add.output[0]: (output, bias) for output in products for add, bias in _bias_behind(quantized, output)}
+    scaled = {value: _codes_of(quantized, value, ranges[value]) for value in sorted({node.input[0] for node in layers.values()})}
+    without = products.keys() - {output for output, _ in biased.values()}
+
+    def replace(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        output = node.output[0]
+        if output in products:
+            return [_product(quantized, layers[products[output]], output, "")] if output in without else []
+        if output in biased:
+            product, bias = biased[output]
+            return [_product(quantized, layers[products[product]], output, bias)]
+        return [node]
+
+    onnx_graph.splice(quantized, replace)
+    onnx_graph.splice(quantized, lambda node: [node, *(scaled[output] for output in node.output if output in scaled)])
     onnx_graph.remove_unused(quantized)
     return quantized
 
@@ -110,25 +124,32 @@ def store_table(model: onnx.ModelProto, name: str, table: Table) -> tuple[str, s
     return codes, scales
 
 
-def _dequantized_weight(model: onnx.ModelProto, weight: str) -> onnx.NodeProto:
+def _bias_behind(model: onnx.ModelProto, output: str) -> list[tuple[onnx.NodeProto, str]]:
+    """The Add of a constant vector that alone reads an output, with that vector's name; or nothing."""
+    readers, constants = onnx_graph.consumers(model, output), onnx_graph.initializers(model)
+    if len(readers) != 1 or readers[0].op_type != "Add" or output in onnx_graph.output_names(model):
+        return []
+    bias = [name for name in readers[0].input if name in constants and len(constants[name].dims) == 1]
+    return [(readers[0], bias[0])] if bias else []
+
+
+def _product(model: onnx.ModelProto, layer: onnx.NodeProto, output: str, bias: str) -> onnx.NodeProto:
+    """The product of codes that replaces a layer's, scaled back and with the bias (none if empty) added; stores the weight's codes."""
+    value, weight = layer.input
     codes, scales = quantize_weight(numpy_helper.to_array(onnx_graph.initializers(model)[weight]))
-    stored = onnx_graph.add_initializer(model, f"{weight}.int8", codes)
-    scale = onnx_graph.add_initializer(model, f"{weight}.scale", scales[0])
-    zero = onnx_graph.add_initializer(model, f"{weight}.zero", np.zeros(scales.shape[1], np.int8))
-    return onnx.helper.make_node("DequantizeLinear", [stored, scale, zero], [f"{weight}.dequantized"], f"{weight}/DequantizeLinear", axis=1)
+    integers = [f"{value}.codes", onnx_graph.add_initializer(model, f"{weight}.int8", codes)]
+    factors = [f"{value}.scale", onnx_graph.add_initializer(model, f"{weight}.scale", scales[0])]
+    inputs = [*integers, *factors, f"{value}.zero", *(["", bias] if bias else [])]
+    return onnx.helper.make_node("MatMulIntegerToFloat", inputs, [output], f"{layer.name}/integers", domain=onnx_graph.CONTRIB_DOMAIN)
 
 
-def _activation_pair(model: onnx.ModelProto, value: str, found: Range) -> list[onnx.NodeProto]:
-    """QuantizeLinear and DequantizeLinear of a value whose range is known; 0 is always a code of its own."""
+def _codes_of(model: onnx.ModelProto, value: str, found: Range) -> onnx.NodeProto:
+    """QuantizeLinear of a value whose range is known; 0 is always a code of its own."""
     lowest, highest = min(found[0], 0.0), max(found[1], 0.0)
     step = np.float32((highest - lowest) / 255 or 1.0)
     scale = onnx_graph.add_initializer(model, f"{value}.scale", np.array(step))
     zero = onnx_graph.add_initializer(model, f"{value}.zero", np.array(round(-lowest / float(step)), np.uint8))
-    codes = f"{value}.codes"
-    return [
-        onnx.helper.make_node("QuantizeLinear", [value, scale, zero], [codes], f"{value}/QuantizeLinear"),
-        onnx.helper.make_node("DequantizeLinear", [codes, scale, zero], [f"{value}.dequantized"], f"{value}/DequantizeLinear"),
-    ]
+    return onnx.helper.make_node("QuantizeLinear", [value, scale, zero], [f"{value}.codes"], f"{value}/QuantizeLinear")
 
 
 def _lookup(gather: onnx.NodeProto, table: str) -> list[onnx.NodeProto]:

@@ -84,6 +84,28 @@ def test_static_answers_do_not_depend_on_neighbours():
         np.testing.assert_allclose(together["start_logits"][index], row["start_logits"][0], atol=1e-4)
 
 
+def test_static_products_add_their_bias(family: str):
+    """A layer is one operator that multiplies, scales and adds the bias; a layer without a bias stays without."""
+    proto = graph_of(family)
+    layers = linear_layers(proto)
+    add = onnx_graph.consumers(proto, next(iter(layers.values())).output[0])[0]
+    onnx_graph.replace_input(proto, add.output[0], next(iter(layers.values())).output[0])
+    quantized = quantize_static(proto, rows(family))
+    products = [node for node in quantized.graph.node if node.op_type == "MatMulIntegerToFloat"]
+    assert [len(node.input) for node in products].count(5) == 1
+    assert [len(node.input) for node in products].count(7) == len(layers) - 1
+    assert output_error(run_all(quantized, rows(family, seed=50)), run_all(proto, rows(family, seed=50))) < 3 * CLOSE
+
+
+def test_static_graph_in_openvino(family: str):
+    """The other runtime multiplies the same codes, in 8 bits."""
+    openvino = pytest.importorskip("service.runtime.openvino")
+    proto = graph_of(family)
+    quantized, inputs = quantize_static(proto, rows(family)), rows(family, seed=50)
+    session = openvino.OpenVinoSession(quantized.SerializeToString())
+    assert output_error([session.run(row) for row in inputs], run_all(quantized, inputs)) < CLOSE
+
+
 def test_weights_are_signed_per_column(family: str):
     """Every encoder linear has S8 codes and one scale per output, and codes times scales is the weight to half a step."""
     proto = graph_of(family)

@@ -76,9 +76,9 @@ def test_outputs_of_a_call_outlive_the_next():
     assert np.array_equal(first, copy)
 
 
-@pytest.mark.parametrize("artifact", ["qa/dense", "qa/compact", "sentiment/dense", "sentiment/compact"])
+@pytest.mark.parametrize("artifact", ["qa/dense", "qa/compact", "sentiment/dense", "sentiment/compact", "sentiment/compact-int8"])
 def test_models_that_ship_reproduce_their_golden_outputs(artifact):
-    """fp16 shards beside the graph are read, and the golden check is the same as ONNX Runtime's."""
+    """fp16 shards and 8-bit tables beside the graph are read, and the golden check is the same as ONNX Runtime's."""
     model = Model.load(MODELS / artifact, options=RuntimeOptions(name="openvino"))
     assert model.session.runtime.startswith("openvino ")
     assert model.session.runtime.endswith(" cpu")
@@ -91,8 +91,8 @@ def test_graph_quantized_on_the_fly_is_refused_in_one_line():
     assert "\n" not in str(caught.value)
 
 
-def test_eight_bit_models_that_ship_are_refused():
-    """No shipped 8-bit variant slips through to a slower runtime."""
+def test_model_that_ships_with_ranges_of_each_call_is_refused():
+    """A shipped 8-bit variant that quantizes as it goes does not slip through to a slower runtime."""
     assert read_manifest(MODELS / "qa/compact-int8").precision == "int8"
     with pytest.raises(ArtifactError, match="on the fly"):
         OpenVinoSession(MODELS / "qa/compact-int8/model.onnx")
