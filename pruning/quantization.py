@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pruning import onnx_graph
 from pruning.attention_node import fuse_attention
-from pruning.calibration import Inputs, calibrate
+from pruning.calibration import Inputs, Range, calibrate
 from pruning.checkpoint_manifest import MANIFEST_NAME as CHECKPOINT_NAME
 from pruning.checkpoint_weights import INDEX_NAME
 from pruning.config import Method, Scheme
@@ -99,6 +99,13 @@ def quantize_static(
     layers = {weight: node for weight, node in linear_layers(model).items() if weight not in skip}
     ranges = calibrate(model, sorted({node.input[0] for node in layers.values()}), calibration_inputs, method=method)
     return finished(with_fixed_ranges(model, layers, ranges))
+
+
+def input_ranges(model: onnx.ModelProto, calibration_inputs: Sequence[Inputs], *, method: Method = "minmax") -> dict[str, Range]:
+    """The range that `quantize_static` takes for the input of each linear layer, by the name of its weight."""
+    layers = linear_layers(model)
+    ranges = calibrate(model, sorted({node.input[0] for node in layers.values()}), calibration_inputs, method=method)
+    return {weight: ranges[node.input[0]] for weight, node in layers.items()}
 
 
 def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,14 +1,15 @@
 """Training that already computes as 8 bits will (Jacob et al., 2018, arXiv:1712.05877; of BERT, Zafrir et al., 2019, arXiv:1910.06188).
 
 The linear layers' weights and inputs are rounded in the forward pass as the int8 variant's are: the weights to the signed codes of
-`quantizers.quantize_weight`, the inputs to unsigned codes between a row's own smallest and largest value. Backward, rounding is passed
-over. Most of what 8 bits cost comes of a few large inputs that set the scale of all others; the weights learn around that.
+`quantizers.quantize_weight`, the inputs to unsigned codes between a row's own smallest and largest value, or between fixed ends, which are
+then those of the model before training (as Wu et al., 2020, arXiv:2004.09602). Backward, rounding is passed over. Most of what 8 bits
+cost comes of a few large inputs that set the scale of all others; the weights learn around that.
 
 A decoder's inputs are rounded as `dynamic_quantization.quantize_rows` does it, each token by itself; those of its language-model head too.
 Keys and values of cross-attention are made of the source, once for all tokens, so they are rounded as the encoder is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
+from pruning.calibration import Range
 from pruning.families import family_of
 from pruning.families.base import EncoderLayer
 from pruning.structure import linears
@@ -26,15 +28,22 @@ Rounding = Callable[[Tensor], Tensor]
 
 
 @contextmanager
-def rounding(model: PreTrainedModel) -> Iterator[None]:
+def rounding(model: PreTrainedModel, ranges: Mapping[str, Range] | None = None) -> Iterator[None]:
     """Inside, the layers' linears compute with weights and inputs that are rounded to 8 bits; the weights themselves are not changed.
 
     So does the language-model head of an encoder-decoder.
+
+    Args:
+        model: trained inside.
+        ranges: between which the inputs of linears are rounded, by the linear's name in the model; those of others, between each row's
+            own extremes.
     """
+    names = {module: name for name, module in model.named_modules()}
+    fixed = {name: partial(round_between, ends=ends) for name, ends in (ranges or {}).items()}
     with ExitStack() as stack:
         for layer in family_of(model).layers(model):
             for linear in linears(layer):
-                stack.enter_context(_rounded(linear, _inputs_of(layer, linear)))
+                stack.enter_context(_rounded(linear, fixed.get(names[linear]) or _inputs_of(layer, linear)))
         if model.config.is_encoder_decoder:
             stack.enter_context(_rounded_head(model.get_output_embeddings()))
         yield
@@ -58,16 +67,25 @@ def round_weight(weight: Tensor) -> Tensor:
 def round_rows(values: Tensor) -> Tensor:
     """Inputs of a linear layer, float [rows, …, features], rounded to 256 steps between each row's extremes, of which 0 is one."""
     inner = tuple(range(1, values.dim()))
-    lowest, highest = values.amin(inner, keepdim=True).clamp(max=0), values.amax(inner, keepdim=True).clamp(min=0)
-    scales = torch.where(highest == lowest, 1.0, (highest - lowest) / 255)
-    zeros = torch.round(-lowest / scales)
-    return ((torch.round(values / scales) + zeros).clamp(0, 255) - zeros) * scales
+    return _round_to_steps(values, values.amin(inner, keepdim=True).clamp(max=0), values.amax(inner, keepdim=True).clamp(min=0))
+
+
+def round_between(values: Tensor, ends: Range) -> Tensor:
+    """Inputs of a linear layer, float [..., features], rounded to 256 steps between two ends, of which 0 is one; what is beyond is cut."""
+    lowest, highest = (values.new_tensor(end) for end in (min(ends[0], 0.0), max(ends[1], 0.0)))
+    return _round_to_steps(values, lowest, highest)
 
 
 def round_tokens(values: Tensor) -> Tensor:
     """Inputs of a decoder's linear layer, float [..., features], rounded to 127 steps either side of 0, up to each token's largest."""
     largest = values.abs().amax(-1, keepdim=True).clamp(min=1e-30)
     return torch.round(values / largest * 127) / 127 * largest
+
+
+def _round_to_steps(values: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+    scales = torch.where(highest == lowest, 1.0, (highest - lowest) / 255)
+    zeros = torch.round(-lowest / scales)
+    return ((torch.round(values / scales) + zeros).clamp(0, 255) - zeros) * scales
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -19,6 +19,11 @@ class Engine(Protocol):
         """Whether several rows may share a call without changing each other's outputs."""
         ...
 
+    @property
+    def pads(self) -> bool:
+        """Whether rows that share a call may be of different lengths."""
+        ...
+
     def rows(self, request: Request) -> list[Row]:
         """The rows of tokens that a request takes."""
         ...

@@ -2,9 +2,9 @@
 
 A request is let in by its characters, prepared (tokenised) by a runner, let in once more by its exact rows and tokens, run row by row,
 and turned into a response by the runner that finishes its last row. Runners are plain threads that `take` work and `do` it: the oldest is
-done next, so nothing starves, and there is no timer, no sleep and no polling between a request and its answer. Rows of a dynamically
-quantized model run one per call, as its answers depend on batch neighbours; other rows are joined with neighbours of like length up to a
-budget of padded tokens.
+done next, so nothing starves, and there is no timer, no sleep and no polling between a request and its answer. Rows are joined with
+neighbours of like length up to a budget of padded tokens; those of a quantized model with neighbours of the same length, or with none,
+so that no answer depends on them.
 
 The rows of a model that generates are handed to its decoder, a thread of its own that lets them join and leave at each step; a runner
 turns what comes of them into the response, or into more rows. A request has a few of its rows there at once, so that one with many leaves
@@ -194,7 +194,7 @@ class Scheduler:
         oldest = self._leave(queue.popleft())
         batch = [oldest] if self._alive(oldest.job) else []
         if batch and engine.batches:
-            batch += self._neighbours(queue, len(oldest.row))
+            batch += self._neighbours(queue, len(oldest.row), LIKE_LENGTH if engine.pads else 0)
         if not queue:
             del self._ready[engine]
         if batch:
@@ -203,8 +203,11 @@ class Scheduler:
             place.job.computed_tokens += len(place.row)
         return batch
 
-    def _neighbours(self, queue: deque[Place], length: int) -> list[Place]:
-        """What joins a row of this length: as much as the budget allows, but no more than this runner's share, or others would idle."""
+    def _neighbours(self, queue: deque[Place], length: int, like: float) -> list[Place]:
+        """What joins a row of this length, or of one that differs by that share of it.
+
+        As much as the budget allows, but no more than this runner's share, or others would idle.
+        """
         chosen: list[Place] = []
         longest = length
         share = math.ceil((1 + len(queue)) / max(1, self.limits.runners - len(self._running)))
@@ -213,7 +216,7 @@ class Scheduler:
                 break
             size = len(place.row)
             padded = max(longest, size) * (len(chosen) + 2)
-            if abs(size - length) <= LIKE_LENGTH * length and padded <= self.limits.batch_tokens and self._alive(place.job):
+            if abs(size - length) <= like * length and padded <= self.limits.batch_tokens and self._alive(place.job):
                 queue.remove(place)
                 chosen.append(self._leave(place))
                 longest = max(longest, size)

@@ -207,7 +207,7 @@ class Serving:
 class _Probe:
     """A model that is asked for nothing but to run one row."""
 
-    batches = False
+    batches = pads = False
 
     def __init__(self, model: AnyModel) -> None:
         self._session = model.session

@@ -4,6 +4,7 @@ The slow tests read real questions from the folder that SECATEUR_DATA names, and
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,22 +49,42 @@ def test_the_qa_model_that_ships_answers(variant):
     assert "1932" in answer.answer
 
 
+def requests_for(name: str, texts: Sequence[str]) -> list[QuestionRequest] | list[ClassifyRequest]:
+    """What the model of that name can be asked of these texts."""
+    return (
+        [ClassifyRequest(text=text) for text in texts]
+        if name == "sentiment"
+        else [QuestionRequest(question="When?", context=text) for text in texts]
+    )
+
+
 @pytest.mark.parametrize("name", ["qa", "sentiment"])
 def test_rows_that_share_a_call_give_what_they_give_alone(name):
-    """In fp32, padding and neighbours change no output by more than rounding; 8-bit models say that their rows may not share a call."""
+    """In fp32, padding and neighbours change no output by more than rounding."""
     model = Model.load(MODELS / name / "compact")
     texts = ["A quiet triumph.", "The bridge was opened by the mayor in 1932, after nine years of work.", "No."]
-    asked = {
-        "qa": [QuestionRequest(question="When?", context=text) for text in texts],
-        "sentiment": [ClassifyRequest(text=text) for text in texts],
-    }[name]
-    rows = [row for request in asked for row in model.rows(request)]
+    rows = [row for request in requests_for(name, texts) for row in model.rows(request)]
     for alone, together in zip(model.run_rows(rows), model.run_batch(rows), strict=True):
         assert {key: value.shape for key, value in alone.items()} == {key: value.shape for key, value in together.items()}
         for key, value in alone.items():
             np.testing.assert_allclose(together[key], value, atol=1e-4)
     assert model.batches
-    assert not Model.load(MODELS / name / "compact-int8").batches
+    assert model.pads
+
+
+@pytest.mark.parametrize("name", ["qa", "sentiment"])
+def test_rows_of_8_bits_share_a_call_only_where_that_changes_nothing(name):
+    """With ranges of each call no rows do; with fixed ranges those of one length do, and give to the last digit what they give alone."""
+    model = Model.load(MODELS / name / "compact-int8")
+    assert model.batches == (model.manifest.precision == "int8-static")
+    assert not model.pads
+    if model.batches:
+        rows = [
+            row for request in requests_for(name, ["A quiet triumph.", "A loud triumph.", "No good news."]) for row in model.rows(request)
+        ]
+        assert len({len(row) for row in rows}) == 1
+        for alone, together in zip(model.run_rows(rows), model.run_batch(rows), strict=True):
+            assert all(np.array_equal(together[key], value) for key, value in alone.items())
 
 
 def test_models_share_their_embeddings():

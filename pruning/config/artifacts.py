@@ -13,7 +13,7 @@ Method = Literal["minmax", "percentile", "entropy"]
 class QuantizeConfig(Section):
     """8-bit and 16-bit forms of the ONNX graph."""
 
-    scheme: Scheme = Field("dynamic", description="dynamic: signed, per channel, no calibration.")
+    scheme: Scheme = Field("dynamic", description="Ranges of inputs: dynamic, of each call; static, from training data.")
     calibration: Method = Field("minmax", description="static: how activation ranges are found.")
     calibration_examples: int = Field(128, gt=0, description="static, smooth: training examples seen.")
     skip_worst: int = Field(0, ge=0, description="static: linear layers with the largest measured error that stay in fp32.")

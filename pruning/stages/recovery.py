@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from pruning import checkpoint
-from pruning.config import TrainConfig, chosen
+from pruning.calibration import Range
+from pruning.config import RunConfig, TrainConfig, chosen
 from pruning.examples import Example, SummaryExample
+from pruning.export import to_onnx
 from pruning.filling import revive, zeros_held
 from pruning.pseudo_labels import with_pseudo_labels, write_summaries
+from pruning.quantization import input_ranges
 from pruning.quantization_aware import rounding
 from pruning.run import Run, data_identity, generation_identity, model_identity, training_identity
+from pruning.stages.artifacts import calibration_inputs
 from pruning.stages.models import teacher_model, trainable_model
 from pruning.stages.store import StageRecord
 from pruning.training import train
@@ -36,7 +40,7 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
         model = trainable_model(current, small.name, settings)
         if settings.fill:
             revive(model, seed=config.seed)
-        with zeros_held(model), rounding(model) if settings.quantization_aware else nullcontext():
+        with zeros_held(model), rounding(model, _fixed_ranges(current, model)) if settings.quantization_aware else nullcontext():
             result = train(
                 model,
                 current.tokenizer,
@@ -58,6 +62,7 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
         "dense": dense.key,
         "recover": chosen(settings) | training_identity(config, settings),
         **({"pseudo_labels": written.key} if written else {}),
+        **({"ranges": chosen(config.quantize)} if settings.quantization_aware and _has_fixed_ranges(config) else {}),
         "data": data_identity(current.last_training),
         "seed": config.seed,
     }
@@ -94,6 +99,19 @@ def write_pseudo_labels(current: Run, settings: TrainConfig, dense: StageRecord)
         **generation_identity(config),
     }
     return current.stages.get(PSEUDO_LABELS, inputs, make)
+
+
+def _has_fixed_ranges(config: RunConfig) -> bool:
+    return config.quantize.scheme == "static" and not config.quantize.smooth
+
+
+def _fixed_ranges(current: Run, model: PreTrainedModel) -> dict[str, Range] | None:
+    """Ranges of the inputs of the model's linears as it is, by the linear's name; None where they are found anew in each call."""
+    if not _has_fixed_ranges(current.config):
+        return None
+    graph, rows = to_onnx(model, current.config.task), calibration_inputs(current)
+    found = input_ranges(graph, rows, method=current.config.quantize.calibration)
+    return {weight.removesuffix(".weight"): ends for weight, ends in found.items()}
 
 
 def _documents(current: Run) -> list[SummaryExample]:

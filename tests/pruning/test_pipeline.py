@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForSequenceClassification
 
 from pruning import checkpoint
 from pruning.cli import main
@@ -13,9 +15,10 @@ from pruning.config import DensityTarget, DistillationConfig, QuantizeConfig, Re
 from pruning.errors import ConfigError, DataError
 from pruning.pipeline import run
 from pruning.publishing import model_card, publish
+from pruning.quantization_aware import rounding
 from pruning.report import RunReport
 from pruning.run import Run
-from pruning.stages import Stages
+from pruning.stages import Stages, recovery
 from pruning.structure import shapes
 from service.artifact import read_manifest, revision
 from service.model import Model
@@ -194,6 +197,24 @@ def test_static_quantization_in_a_run(classification, tmp_path):
     quantize = QuantizeConfig(scheme="static", calibration_examples=4)
     run(classification.model_copy(update={"quantize": quantize, "prune": None}), tmp_path / "run")
     assert read_manifest(tmp_path / "run" / "artifacts" / "dense" / "dense-int8").precision == "int8-static"
+
+
+def test_recovery_rounds_between_the_ranges_that_will_be_used(classification, tmp_path, monkeypatch):
+    """With fixed ranges each linear of a layer is given its own before training; with those of each call none is, and training differs."""
+    given = []
+    monkeypatch.setattr(recovery, "rounding", lambda model, ranges: given.append(ranges) or rounding(model, ranges))
+    recover = RecoverConfig(epochs=1, batch_size=4, quantization_aware=True)
+    for scheme in ("static", "dynamic"):
+        quantize = QuantizeConfig(scheme=scheme, calibration_examples=4)
+        run(_only_target(classification, 0).model_copy(update={"quantize": quantize, "recover": recover}), tmp_path / scheme)
+    fixed, none = given
+    kinds = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")
+    assert all(any(name.endswith(kind) for name in fixed) for kind in kinds)
+    assert all(lowest < highest for lowest, highest in fixed.values())
+    assert none is None
+    (one,), (other,) = (sorted((tmp_path / scheme / "checkpoints").glob("*/recovered")) for scheme in ("static", "dynamic"))
+    loaded = [checkpoint.load(folder, auto_class=AutoModelForSequenceClassification) for folder in (one, other)]
+    assert any(not torch.equal(a, b) for a, b in zip(*(model.parameters() for model in loaded), strict=True))
 
 
 def test_the_command_line_prints_the_table(classification, copied, invoke):

@@ -10,8 +10,8 @@ from pruning.errors import ConfigError
 from pruning.export import to_onnx
 from pruning.families import family_of
 from pruning.filling import zeros_held
-from pruning.quantization import output_error, quantize_dynamic, run_all
-from pruning.quantization_aware import round_rows, round_tokens, round_weight, rounding
+from pruning.quantization import input_ranges, output_error, quantize_dynamic, quantize_static, run_all
+from pruning.quantization_aware import round_between, round_rows, round_tokens, round_weight, rounding
 from pruning.quantizers import quantize_symmetric, quantize_weight
 from pruning.seq2seq_export import to_onnx as both_to_onnx
 from pruning.seq2seq_quantization import quantize_graphs
@@ -45,7 +45,17 @@ def test_each_row_has_its_own_steps():
     assert torch.equal(round_rows(torch.relu(values))[values <= 0], torch.zeros(int((values <= 0).sum())))
 
 
-def test_the_model_computes_what_the_int8_graph_computes():
+def test_values_beyond_fixed_ends_are_cut():
+    """Between the ends values move by half a step at most, 0 stays 0, and ends on one side of 0 are widened to it."""
+    values = torch.linspace(-4, 4, 65)
+    found = round_between(values, (-1.0, 2.0))
+    assert (found - values.clamp(-1, 2)).abs().max() <= 3 / 255
+    assert found[32] == 0
+    assert torch.equal(round_between(values, (1.0, 2.0)), round_between(values, (0.0, 2.0)))
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["dynamic", "static"])
+def test_the_model_computes_what_the_int8_graph_computes(fixed):
     """Rounded, torch is many times closer to the int8 graph than without; embeddings, which stay as they are, are rounded before."""
     model = tiny_model("bert", TASK_NAME, vocabulary=300).eval()
     with torch.no_grad():
@@ -53,7 +63,10 @@ def test_the_model_computes_what_the_int8_graph_computes():
             codes, scales = quantize_symmetric(table.weight.numpy(), axis=1)
             table.weight.copy_(torch.from_numpy(codes * scales))
     inputs = [arrays("bert", rows=1, length=5 + index, seed=index, vocabulary=300) for index in range(8)]
-    int8 = run_all(quantize_dynamic(to_onnx(model, TASK_NAME)), inputs)
+    graph = to_onnx(model, TASK_NAME)
+    int8 = run_all(quantize_static(graph, inputs[:2]) if fixed else quantize_dynamic(graph), inputs)
+    found = input_ranges(graph, inputs[:2]) if fixed else {}
+    ranges = {weight.removesuffix(".weight"): ends for weight, ends in found.items()}
 
     def outputs() -> list[dict[str, np.ndarray]]:
         with torch.inference_mode():
@@ -61,7 +74,7 @@ def test_the_model_computes_what_the_int8_graph_computes():
         return [{name: each[name].numpy() for name in ("start_logits", "end_logits")} for each in found]
 
     before = output_error(outputs(), int8)
-    with rounding(model):
+    with rounding(model, ranges):
         assert output_error(outputs(), int8) < before / 10
     assert output_error(outputs(), int8) == before
 

@@ -23,6 +23,7 @@ class Slow:
     """An engine whose calls wait until the test lets them go, or kill the thread that makes them."""
 
     batches: bool = False
+    pads: bool = True
     go: threading.Event = field(default_factory=threading.Event)
     deadly: bool = False
 

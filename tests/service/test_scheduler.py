@@ -43,6 +43,7 @@ class FakeEngine:
     """Answers with the lengths of rows; rows of length `poison` cannot be run, requests that start with 0 cannot be prepared."""
 
     batches: bool = False
+    pads: bool = True
     poison: int = -1
     calls: list[list[int]] = field(default_factory=list)
     cost: Callable[[], None] = lambda: None
@@ -146,6 +147,15 @@ def test_rows_of_like_length_share_a_call_within_the_budget():
     desk.drain()
     assert desk.engine.calls == [[8, 10, 9], [100], [30], [8]]
     assert [lengths_of(job) for job in jobs] == [[8], [10], [9], [100], [30], [8]]
+
+
+def test_rows_of_one_length_share_a_call_where_none_may_be_padded():
+    """Where padding would change an answer, only rows as long as the oldest join it."""
+    desk = Desk(engine=FakeEngine(batches=True, pads=False), limits=Limits(batch_tokens=64))
+    jobs = [desk.submit(length) for length in (8, 9, 8, 10, 9, 8)]
+    desk.drain()
+    assert desk.engine.calls == [[8, 8, 8], [9, 9], [10]]
+    assert [lengths_of(job) for job in jobs] == [[8], [9], [8], [10], [9], [8]]
 
 
 def test_rows_are_shared_out_among_idle_runners():
