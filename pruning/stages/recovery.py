@@ -40,7 +40,8 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
         model = trainable_model(current, small.name, settings)
         if settings.fill:
             revive(model, seed=config.seed)
-        with zeros_held(model), rounding(model, _fixed_ranges(current, model)) if settings.quantization_aware else nullcontext():
+        rounded = rounding(model, _fixed_ranges(current, model)) if settings.quantization_aware else nullcontext()
+        with zeros_held(model), rounded:
             result = train(
                 model,
                 current.tokenizer,

@@ -3,23 +3,26 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from pruning import checkpoint
 from pruning.cli import main
 from pruning.config import DensityTarget, DistillationConfig, QuantizeConfig, RecoverConfig, RunConfig, TrainConfig, parse_config
 from pruning.errors import ConfigError, DataError
+from pruning.families import family_of
 from pruning.pipeline import run
 from pruning.publishing import model_card, publish
 from pruning.quantization_aware import rounding
 from pruning.report import RunReport
 from pruning.run import Run
 from pruning.stages import Stages, recovery
-from pruning.structure import shapes
+from pruning.stages.models import trainable_model
+from pruning.structure import linears, shapes
 from service.artifact import read_manifest, revision
 from service.model import Model
 from service.tasks.classify import ClassifyRequest
@@ -200,8 +203,17 @@ def test_static_quantization_in_a_run(classification, tmp_path):
 
 
 def test_recovery_rounds_between_the_ranges_that_will_be_used(classification, tmp_path, monkeypatch):
-    """With fixed ranges each linear of a layer is given its own before training; with those of each call none is, and training differs."""
+    """With fixed ranges each linear of a layer is given its own before training, zeros or not; with those of each call none is."""
     given = []
+
+    def with_zeros(*asked: Any) -> PreTrainedModel:
+        model = trainable_model(*asked)
+        for layer in family_of(model).layers(model):
+            for linear in linears(layer):
+                linear.weight.data[0, 0] = 0
+        return model
+
+    monkeypatch.setattr(recovery, "trainable_model", with_zeros)
     monkeypatch.setattr(recovery, "rounding", lambda model, ranges: given.append(ranges) or rounding(model, ranges))
     recover = RecoverConfig(epochs=1, batch_size=4, quantization_aware=True)
     for scheme in ("static", "dynamic"):
