@@ -97,14 +97,14 @@ def quantize_static(
         skip: Linear layers that stay fp32, by the name of their weight; `worst_layers` finds candidates.
     """
     layers = {weight: node for weight, node in linear_layers(model).items() if weight not in skip}
-    ranges = calibrate(model, sorted({node.input[0] for node in layers.values()}), calibration_inputs, method=method)
+    ranges = _ranges_of(model, layers, calibration_inputs, method)
     return finished(with_fixed_ranges(model, layers, ranges))
 
 
 def input_ranges(model: onnx.ModelProto, calibration_inputs: Sequence[Inputs], *, method: Method = "minmax") -> dict[str, Range]:
     """The range that `quantize_static` takes for the input of each linear layer, by the name of its weight."""
     layers = linear_layers(model)
-    ranges = calibrate(model, sorted({node.input[0] for node in layers.values()}), calibration_inputs, method=method)
+    ranges = _ranges_of(model, layers, calibration_inputs, method)
     return {weight: ranges[node.input[0]] for weight, node in layers.items()}
 
 
@@ -121,7 +121,7 @@ def sensitivity(
 ) -> dict[str, float]:
     """Error of the outputs (see `SchemeError`) when one linear layer alone is quantized statically, by the name of its weight."""
     layers = linear_layers(model)
-    ranges = calibrate(model, sorted({node.input[0] for node in layers.values()}), calibration_inputs, method=method)
+    ranges = _ranges_of(model, layers, calibration_inputs, method)
     references = run_all(model, evaluation_inputs)
     return {
         weight: output_error(run_all(with_fixed_ranges(model, {weight: node}, ranges), evaluation_inputs), references)
@@ -223,6 +223,13 @@ def output_error(found: Sequence[Outputs], references: Sequence[Outputs]) -> flo
     """Root mean square difference of all outputs, over the references' root mean square."""
     expected = _flat(references)
     return float(np.linalg.norm(_flat(found) - expected) / max(float(np.linalg.norm(expected)), 1e-12))
+
+
+def _ranges_of(
+    model: onnx.ModelProto, layers: Mapping[str, onnx.NodeProto], calibration_inputs: Sequence[Inputs], method: Method
+) -> dict[str, Range]:
+    """Ranges of what these layers read, by its name."""
+    return calibrate(model, sorted({node.input[0] for node in layers.values()}), calibration_inputs, method=method)
 
 
 def _apply(model: onnx.ModelProto, scheme: Scheme, calibration: Sequence[Inputs], method: Method, skip_worst: int) -> onnx.ModelProto:

@@ -75,21 +75,13 @@ def with_fixed_ranges(model: onnx.ModelProto, layers: Mapping[str, onnx.NodeProt
     """
     quantized = copy.deepcopy(model)
     onnx_graph.import_contrib(quantized)
-    products = {node.output[0]: weight for weight, node in layers.items()}
-    biased = {add.output[0]: (output, bias) for output in products for add, bias in _bias_behind(quantized, output)}
     scaled = {value: _codes_of(quantized, value, ranges[value]) for value in sorted({node.input[0] for node in layers.values()})}
-    without = products.keys() - {output for output, _ in biased.values()}
-
-    def replace(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        output = node.output[0]
-        if output in products:
-            return [_product(quantized, layers[products[output]], output, "")] if output in without else []
-        if output in biased:
-            product, bias = biased[output]
-            return [_product(quantized, layers[products[product]], output, bias)]
-        return [node]
-
-    onnx_graph.splice(quantized, replace)
+    replaced: dict[str, list[onnx.NodeProto]] = {}
+    for layer in layers.values():
+        last, bias = _bias_behind(quantized, layer) or (layer, "")
+        replaced[layer.output[0]] = []
+        replaced[last.output[0]] = [_product(quantized, layer, last.output[0], bias)]
+    onnx_graph.splice(quantized, lambda node: replaced.get(node.output[0], [node]))
     onnx_graph.splice(quantized, lambda node: [node, *(scaled[output] for output in node.output if output in scaled)])
     onnx_graph.remove_unused(quantized)
     return quantized
@@ -124,13 +116,14 @@ def store_table(model: onnx.ModelProto, name: str, table: Table) -> tuple[str, s
     return codes, scales
 
 
-def _bias_behind(model: onnx.ModelProto, output: str) -> list[tuple[onnx.NodeProto, str]]:
-    """The Add of a constant vector that alone reads an output, with that vector's name; or nothing."""
-    readers, constants = onnx_graph.consumers(model, output), onnx_graph.initializers(model)
+def _bias_behind(model: onnx.ModelProto, layer: onnx.NodeProto) -> tuple[onnx.NodeProto, str] | None:
+    """The Add of a constant vector that alone reads a layer's output, with that vector's name; None where there is none."""
+    (output,), constants = layer.output, onnx_graph.initializers(model)
+    readers = onnx_graph.consumers(model, output)
     if len(readers) != 1 or readers[0].op_type != "Add" or output in onnx_graph.output_names(model):
-        return []
+        return None
     bias = [name for name in readers[0].input if name in constants and len(constants[name].dims) == 1]
-    return [(readers[0], bias[0])] if bias else []
+    return (readers[0], bias[0]) if bias else None
 
 
 def _product(model: onnx.ModelProto, layer: onnx.NodeProto, output: str, bias: str) -> onnx.NodeProto:
