@@ -11,6 +11,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+import loadtests.run as compared_run
 from loadtests.bench import Kept, sample_of
 from loadtests.cli import main
 from loadtests.client import Client
@@ -24,15 +25,18 @@ from loadtests.lengths import Fixed
 from loadtests.load import Made
 from loadtests.machine import Conditions, Reading
 from loadtests.plan import Plan, Subject, parse_subjects
+from loadtests.queueing import rate_within
 from loadtests.request_log import Row, load_log, log_of
 from loadtests.results import Memory, Result, read_result
 from loadtests.run import run, stages
-from loadtests.statistics import Interval, Objective
+from loadtests.statistics import PERCENT, Interval, Objective
 from loadtests.targets import Target
 from loadtests.texts import TASKS
 from loadtests.validity import conditions_of, disturbed_search, notes_of, too_few, too_short, unsteady, wrong_answers
 from loadtests.writing import whole_folder
+from tests.loadtests.fake import Behaviour
 from tests.loadtests.report_cases import subject_of
+from tests.loadtests.simulated import SimulatedGenerator
 
 FAKE = (sys.executable, "-m", "tests.loadtests.fake")
 PLAN = Plan(
@@ -71,7 +75,24 @@ def log_with(*changes: dict) -> object:
     return log_of(good._replace(**change) for change in changes)
 
 
-def test_a_comparison_finds_the_faster_variant_and_writes_all_of_it(tmp_path):
+def test_a_comparison_finds_how_much_faster_a_variant_is(tmp_path, monkeypatch):
+    """As in long runs of the same queues, which are simulated, so that no other process disturbs."""
+    seconds = Behaviour().seconds
+    monkeypatch.setattr(compared_run, "LoadGenerator", lambda **_: SimulatedGenerator(seconds))
+    plan = replace(PLAN, spacing="poisson", slo_ms=200.0, minutes=10.0, rounds=5, shares=(0.6, 0.8, 1.0, 1.2, 1.5))
+    gates = [Gate("classify", "compact-int8", "dense", least) for least in (4.4, 5.4)]
+    result = compared(plan, Target(FAKE), tmp_path / "out", gates=gates)
+    subjects, (rates, capacities) = result.tasks[0].subjects, result.tasks[0].ratios
+    expected = [rate_within(0.2, service_s=seconds[each.label], servers=1, percent=PERCENT) for each in subjects]
+    assert [each.rate.value for each in subjects] == pytest.approx(expected, rel=0.08)
+    assert [each.capacity.value for each in subjects] == pytest.approx([50.0, 200.0])
+    assert rates.interval.value == pytest.approx(expected[1] / expected[0], rel=0.08)
+    assert rates.bound == ""
+    assert capacities.interval.value == pytest.approx(4.0)
+    assert [verdict.passed for verdict in result.verdicts] == [True, False]
+
+
+def test_a_comparison_writes_all_that_it_found(tmp_path):
     """Knees, a ratio, a verdict, and files with every request; nothing that was started goes on."""
     told: list[str] = []
     target = tmp_path / "out" / "first"
@@ -81,8 +102,7 @@ def test_a_comparison_finds_the_faster_variant_and_writes_all_of_it(tmp_path):
     dense, fast = result.tasks[0].subjects
     assert 0 < dense.rate.value < fast.rate.value
     (rates,) = [ratio for ratio in result.tasks[0].ratios if ratio.of == RATE]
-    assert [verdict.interval for verdict in result.verdicts] == [rates.interval]
-    assert [verdict.passed for verdict in result.verdicts] == [True]
+    assert [(verdict.interval, verdict.bound) for verdict in result.verdicts] == [(rates.interval, rates.bound)]
     assert result.tasks[0].tokens == (12, 12)
     assert len(told) == expected
     assert json.loads((target / "result.json").read_text())["tasks"][0]["subjects"][0]["label"] == "dense"
