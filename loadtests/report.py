@@ -23,7 +23,7 @@ from loadtests.report_tables import main_table, page_tables, rate_text, task_tab
 from loadtests.results import Result, SubjectResult, TaskResult, read_result
 
 HTML, CSV = "report.html", "report.csv"
-_ALONE = "<style>\n{colours}svg {{ color: var(--ink); }}\n</style>"
+_ALONE = "<style>\n{colours}svg {{ color: var(--ink); background: var(--card); }}\n</style>"
 
 
 @dataclass(frozen=True)

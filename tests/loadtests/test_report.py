@@ -248,6 +248,7 @@ def test_pictures_are_written_as_files_of_their_own(tmp_path):
         light, dark = (set(re.findall(r"(--plot-\w+):", block)) for block in re.findall(r":root \{(.*?)\}", text, re.DOTALL))
         assert set(re.findall(r"var\((--plot-\w+)", text)) <= light
         assert light - dark <= {"--plot-page"}  # which is the card's, light or dark
+        assert "background: var(--card)" in text  # a page around it may be dark where the picture is light
 
 
 def test_a_folder_without_a_result_is_one_line(tmp_path):
