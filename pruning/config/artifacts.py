@@ -30,6 +30,11 @@ class QuantizeConfig(Section):
         """Whether rows of training data have to be seen."""
         return self.scheme == "static" or self.smooth
 
+    @property
+    def has_fixed_ranges(self) -> bool:
+        """Whether the inputs of the layers are rounded between fixed ranges, and are not scaled first."""
+        return self.scheme == "static" and not self.smooth
+
 
 class EvaluateConfig(Section):
     """What is measured of every artifact."""

@@ -59,6 +59,12 @@ class RunConfig(Section):
             raise ValueError("`patience` goes by the loss on `data.validation`, and there is none; give some, or leave `patience` out")
         if self.recover is not None and self.recover.quantization_aware and self.quantize.scheme == "fp16":
             raise ValueError("`recover.quantization_aware` rounds to 8 bits, but `quantize.scheme` is fp16; leave one of them out")
+        fixes = self.quantize.has_fixed_ranges and self.recover is not None and self.recover.quantization_aware
+        if self.recover is not None and self.recover.fixed_ranges and not fixes:
+            raise ValueError(
+                "`recover.fixed_ranges` rounds as `quantize: {scheme: static}` without `smooth` does, with `recover.quantization_aware`; "
+                "give those, or leave it out"
+            )
         if any(not 0 <= index < len(self.data.train) for stage in self.stages for index in stage):
             raise ValueError(f"`stages` names a source that `data.train` has not: it has {len(self.data.train)}")
         if len({(stage.dropout, stage.attention_dropout) for stage in self.train}) > 1:

@@ -74,3 +74,8 @@ class RecoverConfig(TrainConfig):
     quantization_aware: bool = Field(
         False, description="Round weights and inputs of the layers while training as the int8 variant does, which then loses less."
     )
+    fixed_ranges: bool = Field(
+        False,
+        description="With `quantization_aware` and `scheme: static`: round inputs between ranges found before this training, in the place "
+        "of those of each row.",
+    )

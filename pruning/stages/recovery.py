@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, set_seed
 
 from pruning import checkpoint
 from pruning.calibration import Range
-from pruning.config import RunConfig, TrainConfig, chosen
+from pruning.config import TrainConfig, chosen
 from pruning.examples import Example, SummaryExample
 from pruning.export import to_onnx
 from pruning.filling import revive, zeros_held
@@ -40,7 +40,8 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
         model = trainable_model(current, small.name, settings)
         if settings.fill:
             revive(model, seed=config.seed)
-        rounded = rounding(model, _fixed_ranges(current, model)) if settings.quantization_aware else nullcontext()
+        ranges = _fixed_ranges(current, model) if settings.fixed_ranges else None
+        rounded = rounding(model, ranges) if settings.quantization_aware else nullcontext()
         with zeros_held(model), rounded:
             result = train(
                 model,
@@ -63,7 +64,7 @@ def recover(current: Run, label: str, small: StageRecord, dense: StageRecord) ->
         "dense": dense.key,
         "recover": chosen(settings) | training_identity(config, settings),
         **({"pseudo_labels": written.key} if written else {}),
-        **({"ranges": chosen(config.quantize)} if settings.quantization_aware and _has_fixed_ranges(config) else {}),
+        **({"ranges": chosen(config.quantize)} if settings.fixed_ranges else {}),
         "data": data_identity(current.last_training),
         "seed": config.seed,
     }
@@ -102,14 +103,8 @@ def write_pseudo_labels(current: Run, settings: TrainConfig, dense: StageRecord)
     return current.stages.get(PSEUDO_LABELS, inputs, make)
 
 
-def _has_fixed_ranges(config: RunConfig) -> bool:
-    return config.quantize.scheme == "static" and not config.quantize.smooth
-
-
-def _fixed_ranges(current: Run, model: PreTrainedModel) -> dict[str, Range] | None:
-    """Ranges of the inputs of the model's linears as it is, by the linear's name; None where they are found anew in each call."""
-    if not _has_fixed_ranges(current.config):
-        return None
+def _fixed_ranges(current: Run, model: PreTrainedModel) -> dict[str, Range]:
+    """Ranges of the inputs of the model's linears as it is, by the linear's name."""
     graph, rows = to_onnx(model, current.config.task), calibration_inputs(current)
     found = input_ranges(graph, rows, method=current.config.quantize.calibration)
     return {weight.removesuffix(".weight"): ends for weight, ends in found.items()}

@@ -203,7 +203,7 @@ def test_static_quantization_in_a_run(classification, tmp_path):
 
 
 def test_recovery_rounds_between_the_ranges_that_will_be_used(classification, tmp_path, monkeypatch):
-    """With fixed ranges each linear of a layer is given its own before training, zeros or not; with those of each call none is."""
+    """Where they are asked for, each linear of a layer is given its own before training, zeros or not; otherwise none is."""
     given = []
 
     def with_zeros(*asked: Any) -> PreTrainedModel:
@@ -215,16 +215,16 @@ def test_recovery_rounds_between_the_ranges_that_will_be_used(classification, tm
 
     monkeypatch.setattr(recovery, "trainable_model", with_zeros)
     monkeypatch.setattr(recovery, "rounding", lambda model, ranges: given.append(ranges) or rounding(model, ranges))
-    recover = RecoverConfig(epochs=1, batch_size=4, quantization_aware=True)
-    for scheme in ("static", "dynamic"):
-        quantize = QuantizeConfig(scheme=scheme, calibration_examples=4)
-        run(_only_target(classification, 0).model_copy(update={"quantize": quantize, "recover": recover}), tmp_path / scheme)
+    quantize = QuantizeConfig(scheme="static", calibration_examples=4)
+    for ranges in ("fixed", "own"):
+        recover = RecoverConfig(epochs=1, batch_size=4, quantization_aware=True, fixed_ranges=ranges == "fixed")
+        run(_only_target(classification, 0).model_copy(update={"quantize": quantize, "recover": recover}), tmp_path / ranges)
     fixed, none = given
     kinds = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")
     assert all(any(name.endswith(kind) for name in fixed) for kind in kinds)
     assert all(lowest < highest for lowest, highest in fixed.values())
     assert none is None
-    (one,), (other,) = (sorted((tmp_path / scheme / "checkpoints").glob("*/recovered")) for scheme in ("static", "dynamic"))
+    (one,), (other,) = (sorted((tmp_path / ranges / "checkpoints").glob("*/recovered")) for ranges in ("fixed", "own"))
     loaded = [checkpoint.load(folder, auto_class=AutoModelForSequenceClassification) for folder in (one, other)]
     assert any(not torch.equal(a, b) for a, b in zip(*(model.parameters() for model in loaded), strict=True))
 

@@ -148,3 +148,21 @@ def test_only_8_bits_are_trained_for():
     }
     with pytest.raises(ConfigError, match="quantization_aware"):
         parse_config(content, origin="recipe")
+
+
+@pytest.mark.parametrize(
+    ("quantize", "aware"), [({"scheme": "dynamic"}, True), ({"scheme": "static", "smooth": True}, True), ({"scheme": "static"}, False)]
+)
+def test_fixed_ranges_are_for_those_who_fix_them(quantize, aware):
+    """A recipe that rounds between fixed ranges, and then quantizes in another way, is refused in one line."""
+    content = {
+        "name": "x",
+        "task": "text-classification",
+        "model": "m",
+        "labels": ["a", "b"],
+        "data": {"train": [{"path": "x.jsonl"}]},
+        "quantize": quantize,
+        "recover": {"quantization_aware": aware, "fixed_ranges": True},
+    }
+    with pytest.raises(ConfigError, match=r"recover\.fixed_ranges"):
+        parse_config(content, origin="recipe")
