@@ -135,19 +135,17 @@ def test_held_zeros_and_rounding_go_together(tiny_tokenizer, tmp_path):
         assert not torch.allclose(new, round_weight(new), atol=1e-7)
 
 
+def recipe_with(quantize: dict, recover: dict) -> dict:
+    """A recipe with those sections."""
+    data = {"train": [{"path": "x.jsonl"}]}
+    task = {"task": "text-classification", "model": "m", "labels": ["a", "b"]}
+    return {"name": "x", **task, "data": data, "quantize": quantize, "recover": recover}
+
+
 def test_only_8_bits_are_trained_for():
     """A recipe that rounds for 8 bits and makes fp16 is refused in one line."""
-    content = {
-        "name": "x",
-        "task": "text-classification",
-        "model": "m",
-        "labels": ["a", "b"],
-        "data": {"train": [{"path": "x.jsonl"}]},
-        "quantize": {"scheme": "fp16"},
-        "recover": {"quantization_aware": True},
-    }
     with pytest.raises(ConfigError, match="quantization_aware"):
-        parse_config(content, origin="recipe")
+        parse_config(recipe_with({"scheme": "fp16"}, {"quantization_aware": True}), origin="recipe")
 
 
 @pytest.mark.parametrize(
@@ -155,14 +153,12 @@ def test_only_8_bits_are_trained_for():
 )
 def test_fixed_ranges_are_for_those_who_fix_them(quantize, aware):
     """A recipe that rounds between fixed ranges, and then quantizes in another way, is refused in one line."""
-    content = {
-        "name": "x",
-        "task": "text-classification",
-        "model": "m",
-        "labels": ["a", "b"],
-        "data": {"train": [{"path": "x.jsonl"}]},
-        "quantize": quantize,
-        "recover": {"quantization_aware": aware, "fixed_ranges": True},
-    }
     with pytest.raises(ConfigError, match=r"recover\.fixed_ranges"):
-        parse_config(content, origin="recipe")
+        parse_config(recipe_with(quantize, {"quantization_aware": aware, "fixed_ranges": True}), origin="recipe")
+
+
+def test_fixed_ranges_are_taken_where_they_are_fixed():
+    """With `scheme: static` and rounding."""
+    given = parse_config(recipe_with({"scheme": "static"}, {"quantization_aware": True, "fixed_ranges": True}), origin="recipe")
+    assert given.recover is not None
+    assert given.recover.fixed_ranges
