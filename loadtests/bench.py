@@ -260,14 +260,16 @@ def knee_of(bench: Bench, task: Task, met: Met, objective: Objective, *, capacit
     return knee
 
 
-def visit_all(bench: Bench, task: Task, met: Mapping[str, Met], loads: Mapping[str, Loads]) -> dict[str, list[Visit]]:
+def visit_all(
+    bench: Bench, task: Task, met: Mapping[str, Met], loads: Mapping[str, Loads], *, name: str = "round"
+) -> dict[str, list[Visit]]:
     """Visits of each subject, [rounds], by label. The round's seed is every subject's, so all meet the same bunches of arrivals."""
     plan, visits = bench.plan, {label: list[Visit]() for label in met}
     seeds = typical_seeds(plan.rounds, [each.requests for each in loads.values()], warm=WARM_SHARE, seed=plan.seed)
     for number, subject in in_turns(plan):
-        bench.progress(f"/{task.name}: round {number + 1} of {plan.rounds}, {subject.label}")
+        bench.progress(f"/{task.name}: {name} {number + 1} of {plan.rounds}, {subject.label}")
         label = subject.label
-        visits[label].append(visit(bench, task, met[label], loads[label], number=number, seed=seeds[number]))
+        visits[label].append(visit(bench, task, met[label], loads[label], name=f"{name}-{number:02}", seed=seeds[number]))
     return visits
 
 
@@ -277,9 +279,9 @@ def in_turns(plan: Plan) -> Iterator[tuple[int, Subject]]:
         yield from ((number, subject) for subject in (plan.subjects if number % 2 == 0 else reversed(plan.subjects)))
 
 
-def visit(bench: Bench, task: Task, met: Met, loads: Loads, *, number: int, seed: int) -> Visit:
-    """One visit, of the round of that number; `MeasurementError` where the service ended, or answered nothing rightly."""
-    plan, prefix = bench.plan, f"{task.name}-{met.label}-round-{number:02}"
+def visit(bench: Bench, task: Task, met: Met, loads: Loads, *, name: str, seed: int) -> Visit:
+    """One visit, of the round of that name; `MeasurementError` where the service ended, or answered nothing rightly."""
+    plan, prefix = bench.plan, f"{task.name}-{met.label}-{name}"
     capacity = bench.closed(met, connections=plan.connections, seconds=plan.times.closed, name=f"{prefix}-closed")
     logs = tuple(
         bench.open(met, rate=rate, seconds=loads.requests / rate, seed=seed, name=f"{prefix}-{place}")
@@ -287,7 +289,7 @@ def visit(bench: Bench, task: Task, met: Met, loads: Loads, *, number: int, seed
     )
     bench.require_running(met)
     if capacity == 0:
-        raise MeasurementError(f"{met.label} gives no right answer to {task.path} in round {number + 1}")
+        raise MeasurementError(f"{met.label} gives no right answer to {task.path} in {name}")
     return Visit(capacity, logs, resident_bytes(bench.servers[met.label].pid))
 
 

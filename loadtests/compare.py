@@ -2,12 +2,13 @@
 
 For each task: texts and golden answers from the unloaded service; the knee of each variant, once; then rounds, in which every variant is
 visited, in one order and then in the other (A-B-B-A). A visit is a short closed loop, for capacity, and open loops at rates around the
-variant's knee. The rate that keeps the objective is read off all rounds together (see `loadtests.statistics`).
+variant's knee. The rate that keeps the objective is read off all rounds together (see `loadtests.replay` and `loadtests.statistics`).
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ from loadtests.bench import Bench, Met, Visit, knees_of, meet, sample_of, texts_
 from loadtests.breakdown import EDGES_MS, histogram, split_of
 from loadtests.described import accuracy_of, served_row
 from loadtests.gates import CAPACITY, RATE, Bound, Ratio
-from loadtests.plan import Plan
+from loadtests.plan import AIMED_SHARES, LEAST_ROUNDS, Plan
+from loadtests.replay import Replay, replayed
 from loadtests.request_log import RequestLog, joined
 from loadtests.results import Memory, Point, SubjectResult, TaskResult
 from loadtests.statistics import (
@@ -53,11 +55,28 @@ Rounds = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Found:
-    """What was measured of one subject: its knee, the loads of its visits, and these, [rounds]."""
+    """What was measured of one subject.
+
+    Attributes:
+        knee: of its search.
+        loads: of its visits.
+        visits: of each round, [rounds].
+        objective: what is to be kept.
+        servers: requests that the service may answer at the same time, if it answers each alone; 0 where it does not.
+    """
 
     knee: Knee
     loads: Loads
     visits: Sequence[Visit]
+    objective: Objective
+    servers: int = 0
+
+    @cached_property
+    def replay(self) -> Replay | None:
+        """Its queue; None where it is not like one."""
+        if not self.servers:
+            return None
+        return replayed(self.loads.rates, [visit.logs for visit in self.visits], servers=self.servers, objective=self.objective)
 
 
 def compare_task(bench: Bench, task: Task) -> TaskResult:
@@ -71,15 +90,19 @@ def compare_task(bench: Bench, task: Task) -> TaskResult:
     bench.made.clear()
     began, at_first, known = time.monotonic(), bench.read(), bench.pids is not None
     knees = knees_of(bench, task, met, objective)
+    if task.generates and plan.rounds > LEAST_ROUNDS:
+        knees = aimed(bench, task, met, knees, objective, until=began + plan.times.search + plan.times.visits)
+        plan = bench.plan = replace(plan, rounds=plan.rounds - 1, shares=AIMED_SHARES)
     search, before = list(bench.made), bench.read()
     bench.made.clear()
-    loads = loads_of(plan, knees, objective, seconds=plan.times.search + plan.times.visits - (time.monotonic() - began))
+    loads = loads_of(plan, knees, objective, seconds=began + plan.times.search + plan.times.visits - time.monotonic())
     visits = visit_all(bench, task, met, loads)
     rounds = list(bench.made)
     conditions_search = conditions_of(search, at_first, before, known=known)
     conditions = conditions_of(rounds, before, bench.read(), known=known)
-    found = {label: Found(knees[label], loads[label], visits[label]) for label in met}
-    results = [subject_result(plan, task, each, found[label], objective) for label, each in met.items()]
+    servers = 0 if task.generates else plan.cores
+    found = {label: Found(knees[label], loads[label], visits[label], objective, servers) for label in met}
+    results = [subject_result(plan, task, each, found[label]) for label, each in met.items()]
     changed = list(unsteady({label: [visit.capacity for visit in each] for label, each in visits.items()}))
     return TaskResult(
         task=task.name,
@@ -89,7 +112,7 @@ def compare_task(bench: Bench, task: Task) -> TaskResult:
         tokens=texts.tokens,
         edges_ms=EDGES_MS,
         subjects=tuple(results),
-        ratios=tuple(ratios_of(plan, task, found, objective)),
+        ratios=tuple(ratios_of(plan, task, found)),
         layers=(),
         sessions=(),
         factors=(),
@@ -113,10 +136,32 @@ def compare_task(bench: Bench, task: Task) -> TaskResult:
     )
 
 
-def subject_result(plan: Plan, task: Task, met: Met, found: Found, objective: Objective) -> SubjectResult:
+def aimed(
+    bench: Bench, task: Task, met: Mapping[str, Met], knees: Mapping[str, Knee], objective: Objective, *, until: float
+) -> dict[str, Knee]:
+    """Knees that one visit of each subject has moved to where p99 crosses the objective, or to the end of the rates.
+
+    Where answers take long, steps of a search have few requests, and its knee may be far off; and the straight lines between rates that
+    are visited are near what they stand for only near these rates.
+
+    Args:
+        bench, task, met, objective: what is measured.
+        knees: of the search.
+        until: when all visits should be over, by the monotonic clock.
+    """
+    loads, one = loads_of(bench.plan, knees, objective, seconds=until - time.monotonic()), replace(bench.plan, rounds=1)
+    visits = visit_all(replace(bench, plan=one), task, met, loads, name="aim")
+    found = {label: Found(knees[label], loads[label], visits[label], objective) for label in met}
+    return {
+        label: replace(knee, rate=rate_at(found[label], np.zeros(1, dtype=np.int64))) if knee.rate else knee
+        for label, knee in knees.items()
+    }
+
+
+def subject_result(plan: Plan, task: Task, met: Met, found: Found) -> SubjectResult:
     """The figures of one subject."""
     knee, loads, visits = found.knee, found.loads, found.visits
-    rate = bootstrap(plan.rounds, lambda pick: rate_at(found, objective, pick), seed=plan.seed) if knee.known else NONE
+    rate = bootstrap(plan.rounds, lambda pick: rate_at(found, pick), seed=plan.seed) if knee.known else NONE
     curve = [point_of(share, each, [visit.logs[place] for visit in visits]) for place, (share, each) in enumerate(loads.pairs)]
     return SubjectResult(
         label=met.label,
@@ -129,6 +174,7 @@ def subject_result(plan: Plan, task: Task, met: Met, found: Found, objective: Ob
         search=knee.steps,
         curve=tuple(curve),
         memory=memory_of(met.loaded_bytes, [visit.resident_bytes for visit in visits]),
+        queue_factor=found.replay.factor(found.objective, range(plan.rounds)) if found.replay and knee.known else None,
     )
 
 
@@ -144,7 +190,7 @@ def memory_of(loaded: int | None, visited: Sequence[int | None]) -> Memory | Non
     return Memory(loaded, max(known)) if loaded is not None and known else None
 
 
-def ratios_of(plan: Plan, task: Task, found: Mapping[str, Found], objective: Objective) -> Iterator[Ratio]:
+def ratios_of(plan: Plan, task: Task, found: Mapping[str, Found]) -> Iterator[Ratio]:
     """Of each subject over the first; of rates only where both have one."""
 
     def ratio(value: Callable[[Found, Rounds], float], label: str) -> Interval:
@@ -154,8 +200,8 @@ def ratios_of(plan: Plan, task: Task, found: Mapping[str, Found], objective: Obj
     for label in (subject.label for subject in plan.subjects[1:]):
         pair = [found[label], found[first]]
         if all(each.knee.known for each in pair):
-            above, below = (bound_of(each.loads.rates, rate_at(each, objective, every)) for each in pair)
-            rates = ratio(lambda each, pick: rate_at(each, objective, pick), label)
+            above, below = (bound_of(each.loads.rates, rate_at(each, every)) for each in pair)
+            rates = ratio(rate_at, label)
             yield Ratio(task.name, label, first, RATE, rates, bound_of_ratio(above, below))
         yield Ratio(task.name, label, first, CAPACITY, ratio(lambda each, pick: capacity_of(each.visits, pick), label))
 
@@ -171,10 +217,12 @@ def bound_of_ratio(above: Bound, below: Bound) -> Bound:
     return above if turned in ("", above) else turned if above == "" else "about"
 
 
-def rate_at(found: Found, objective: Objective, pick: Rounds) -> float:
+def rate_at(found: Found, pick: Rounds) -> float:
     """The rate that keeps the objective, read off the rounds of those numbers."""
+    if found.replay is not None:
+        return found.replay.rate(found.objective, pick)
     chosen = [found.visits[number].samples for number in pick]
-    return crossing(found.loads.rates, [pooled(samples) for samples in zip(*chosen, strict=True)], objective)
+    return crossing(found.loads.rates, [pooled(samples) for samples in zip(*chosen, strict=True)], found.objective)
 
 
 def capacity_of(visits: Sequence[Visit], pick: Rounds) -> float:

@@ -1,11 +1,12 @@
-"""A queue that is simulated: requests in the order of their arrival, each of which takes a server for as long as any other (M/D/c).
+"""A queue that is simulated: requests in the order of their arrival, on some servers.
 
-It says at which rate of a Poisson process 99 of 100 requests would be done in time, which is where the search for the knee begins. With a
-constant service time requests are begun and done in the order of their arrival, so that each of `c` servers takes every c-th of them, and
-each of these follows the recursion of one server (Lindley, 1952).
+If each takes a server for as long as any other (M/D/c), it says at which rate of a Poisson process 99 of 100 requests would be done in
+time, which is where the search for the knee begins. These are begun and done in the order of their arrival, so that each of `c` servers
+takes every c-th of them, and each of the servers follows the recursion of one (Lindley, 1952).
 """
 
 from functools import lru_cache
+from heapq import heapreplace
 
 import numpy as np
 
@@ -23,6 +24,22 @@ def sojourns(due: FloatArray, *, servers: int = 1) -> FloatArray:
     before = np.arange(turns.shape[-2], dtype=np.float64)[:, None]
     done = np.maximum.accumulate(turns - before, axis=-2) + before + 1.0
     return np.asarray(done.reshape(*due.shape[:-1], -1)[..., :requests] - due)
+
+
+def served(due: FloatArray, services: FloatArray, *, servers: int, busy: float = 0.0) -> FloatArray:
+    """How long requests are there whose service times differ, waiting included, [requests]: each takes the server that is free first.
+
+    Args:
+        due: when they come, ascending, [requests].
+        services: for how long they take a server, in the same unit, [requests].
+        servers: how many there are.
+        busy: for how long they are all still taken when the first request comes.
+    """
+    free, done = [float(due[0]) + busy] * servers, []
+    for begin, service in zip(due.tolist(), services.tolist(), strict=True):
+        done.append(max(free[0], begin) + service)
+        heapreplace(free, done[-1])
+    return np.array(done) - due
 
 
 def rate_within(objective_s: float, *, service_s: float, servers: int, percent: float) -> float:

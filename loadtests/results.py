@@ -16,7 +16,7 @@ from loadtests.gates import Ratio, Verdict
 from loadtests.machine import Conditions
 from loadtests.statistics import Interval, Real, Step
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 RESULT = "result.json"
 
 
@@ -130,6 +130,8 @@ class SubjectResult:
         search: steps of the search for the knee.
         curve: rates of the rounds, ascending.
         memory: None where the service was not started here.
+        queue_factor: measured p99 over that of a queue with the same arrivals and service times, where the rate is read off that queue (see
+            `loadtests.replay`); None where it is read off straight lines between the rates of the curve.
     """
 
     label: str
@@ -142,6 +144,7 @@ class SubjectResult:
     search: tuple[Step, ...]
     curve: tuple[Point, ...]
     memory: Memory | None
+    queue_factor: float | None = None
 
     @property
     def requests(self) -> int:

@@ -87,5 +87,8 @@ def notes_of(results: Iterable[SubjectResult], *, known: bool) -> Iterator[str]:
             yield f"{result.label}: no rate keeps the objective; give a greater --slo to compare rates"
         elif not result.inside:
             yield f"{result.label}: the rate within the objective is at the end of what was visited, and may lie beyond it"
+        elif result.queue_factor is not None:
+            scaled = f"with {result.queue_factor:.2f} times its p99, as was measured"
+            yield f"{result.label}: the rate is read off a simulated queue with the same arrivals and service times, {scaled}"
     if not known:
         yield "the service's own processor time cannot be told apart here, so what other processes took is not known"

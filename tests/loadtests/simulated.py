@@ -49,8 +49,10 @@ class SimulatedGenerator:
 
     def _made(self, requests: Sequence[Prepared], due: np.ndarray, done: np.ndarray, seconds: float) -> Made:
         variant = requests[0].variant
+        service_ms = 1e3 * self.seconds[variant]
         rows = (
-            Row(begun, begun, end, 200, 10, True, number % len(requests), variant, NAN, NAN, NAN, NAN, NAN)
+            Row(begun, begun, end, 200, 10, True, number % len(requests), variant, NAN, queue_ms, 0.0, service_ms, queue_ms + service_ms)
             for number, (begun, end) in enumerate(zip(due, done, strict=True))
+            for queue_ms in [1e3 * (end - begun) - service_ms]
         )
         return Made(log_of(rows), seconds, 0.0)

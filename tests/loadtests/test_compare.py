@@ -24,7 +24,7 @@ from loadtests.jobs import jobs_of
 from loadtests.lengths import Fixed
 from loadtests.load import Made
 from loadtests.machine import Conditions, Reading
-from loadtests.plan import Plan, Subject, parse_subjects
+from loadtests.plan import AIMED_SHARES, Plan, Subject, parse_subjects
 from loadtests.queueing import rate_within
 from loadtests.request_log import Row, load_log, log_of
 from loadtests.results import Memory, Result, read_result
@@ -75,21 +75,29 @@ def log_with(*changes: dict) -> object:
     return log_of(good._replace(**change) for change in changes)
 
 
-def test_a_comparison_finds_how_much_faster_a_variant_is(tmp_path, monkeypatch):
-    """As in long runs of the same queues, which are simulated, so that no other process disturbs."""
+@pytest.mark.parametrize(("task", "close"), [("classify", 0.03), ("summarize", 0.08)])
+def test_a_comparison_finds_how_much_faster_a_variant_is(tmp_path, monkeypatch, task, close):
+    """As in long runs of the same queues, which are simulated, so that no other process disturbs.
+
+    What generates is not taken for a queue; its rates are aimed at first.
+    """
     seconds = Behaviour().seconds
     monkeypatch.setattr(compared_run, "LoadGenerator", lambda **_: SimulatedGenerator(seconds))
-    plan = replace(PLAN, spacing="poisson", slo_ms=200.0, minutes=10.0, rounds=5, shares=(0.6, 0.8, 1.0, 1.2, 1.5))
-    gates = [Gate("classify", "compact-int8", "dense", least) for least in (4.4, 5.4)]
-    result = compared(plan, Target(FAKE), tmp_path / "out", gates=gates)
+    plan = replace(PLAN, tasks=(task,), spacing="poisson", slo_ms=200.0, minutes=10.0, rounds=6, shares=(0.6, 0.8, 1.0, 1.2, 1.5))
+    gates = [Gate(task, "compact-int8", "dense", least) for least in (4.4, 5.4)]
+    result = compared(plan, fake_with(models=["sentiment", "news"]), tmp_path / "out", gates=gates)
     subjects, (rates, capacities) = result.tasks[0].subjects, result.tasks[0].ratios
     expected = [rate_within(0.2, service_s=seconds[each.label], servers=1, percent=PERCENT) for each in subjects]
-    assert [each.rate.value for each in subjects] == pytest.approx(expected, rel=0.08)
+    assert [each.rate.value for each in subjects] == pytest.approx(expected, rel=close)
     assert [each.capacity.value for each in subjects] == pytest.approx([50.0, 200.0])
-    assert rates.interval.value == pytest.approx(expected[1] / expected[0], rel=0.08)
+    assert rates.interval.value == pytest.approx(expected[1] / expected[0], rel=close)
     assert rates.bound == ""
     assert capacities.interval.value == pytest.approx(4.0)
     assert [verdict.passed for verdict in result.verdicts] == [True, False]
+    is_aimed = task == "summarize"
+    assert [tuple(point.share for point in each.curve) for each in subjects] == [AIMED_SHARES if is_aimed else plan.shares] * 2
+    assert [each.queue_factor for each in subjects] == ([None, None] if is_aimed else pytest.approx([1.0, 1.0]))
+    assert all(each.rate.value == pytest.approx(each.curve[1].step.rate, rel=0.1) for each in subjects if is_aimed)
 
 
 def test_a_comparison_writes_all_that_it_found(tmp_path):
