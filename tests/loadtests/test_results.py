@@ -29,6 +29,15 @@ def test_what_is_read_and_written_again_is_the_same(folder, tmp_path):
     assert json.loads((tmp_path / "again" / "result.json").read_text()) == json.loads(EXAMPLE.read_text())
 
 
+def test_results_from_before_rates_were_read_off_queues_are_read(folder):
+    """Theirs were read off straight lines, all of them."""
+    document = json.loads((folder / "result.json").read_text())
+    for subject in document["tasks"][0]["subjects"]:
+        del subject["queue_factor"]
+    (folder / "result.json").write_text(json.dumps({**document, "schema_version": "1.0"}))
+    assert [subject.queue_factor for subject in read_result(folder).tasks[0].subjects] == [None, None, None]
+
+
 def test_the_example_has_all_parts(folder):
     """Those that a report shows."""
     (task,) = read_result(folder).tasks
