@@ -280,7 +280,7 @@ def in_turns(plan: Plan) -> Iterator[tuple[int, Subject]]:
 
 
 def visit(bench: Bench, task: Task, met: Met, loads: Loads, *, name: str, seed: int) -> Visit:
-    """One visit, of the round of that name; `MeasurementError` where the service ended, or answered nothing rightly."""
+    """One visit, whose logs have that name; `MeasurementError` where the service ended, or answered nothing rightly."""
     plan, prefix = bench.plan, f"{task.name}-{met.label}-{name}"
     capacity = bench.closed(met, connections=plan.connections, seconds=plan.times.closed, name=f"{prefix}-closed")
     logs = tuple(
@@ -289,7 +289,7 @@ def visit(bench: Bench, task: Task, met: Met, loads: Loads, *, name: str, seed: 
     )
     bench.require_running(met)
     if capacity == 0:
-        raise MeasurementError(f"{met.label} gives no right answer to {task.path} in {name}")
+        raise MeasurementError(f"{met.label} gives no right answer to {task.path} in {name.replace('-', ' ')}")
     return Visit(capacity, logs, resident_bytes(bench.servers[met.label].pid))
 
 
