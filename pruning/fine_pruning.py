@@ -19,7 +19,7 @@ from pruning.errors import NothingPrunedError
 from pruning.masking import Kind, Masks, attach
 from pruning.methods import method_of
 from pruning.schedule import Schedule, penalty_at, threshold_at
-from pruning.steering import FARTHEST, Reading, solve_level, steered, wanted_at
+from pruning.steering import FARTHEST, Reading, follow_level, solve_level, steered, wanted_at
 from pruning.structure import Structure
 from pruning.targets import Left
 from pruning.tasks.base import Batch, Feature, Task
@@ -196,8 +196,7 @@ class Pruner:
         if self.goal is None:
             self.level = self.masks.method.last_level
         else:
-            low, high = (0.0, 1.0) if self._keeps_best else (self.masks.method.lowest_level, HIGHEST_THRESHOLD)
-            self.level = self._level_for(self.goal, step, low=low, high=high)
+            self.level = self._level_for(self.goal, step)
         left = self._closed(self.level, step)
         self.masks.freeze()
         self.frozen = True
@@ -236,42 +235,66 @@ class Pruner:
         reads = step % self._interval == 0
         wanted = wanted_at(self.schedule.progress(step), self.goal)
         if reads:
-            heading = 1.0 if wanted >= 1.0 else self._level_for(wanted, step, low=0.0, high=1.0)
+            heading = 1.0 if wanted >= 1.0 else self._level_for(wanted, step)
             self.slope = (heading - self.level) / self._interval
         self.level += self.slope
         if self.level < 1.0:
-            self.masks.close(self.level, step=step)
-            self.masks.close_idle_values()
+            self._close(self.level, step)
         if reads:
             self._note(step, self._left(), wanted)
 
     def _steer(self, step: int) -> None:
-        """Raise the threshold as the schedule says; now and then look at what is left, and change the penalty's weight."""
-        self.level = threshold_at(self.schedule, step, end=self.masks.method.last_level)
-        self.masks.close(self.level, step=step)
-        self.masks.close_idle_values()
-        if step % self._interval == 0 and step > self.schedule.warmup:
-            left = self._left()
-            wanted = left if self.goal is None else wanted_at(self.schedule.progress(step), self.goal)
-            if self.goal is not None:
-                ahead = left - wanted - self.masks.pending()
-                grown = 0.0 if self.ahead is None else ahead - self.ahead
-                error, first = (left - wanted + ahead) / 2, self.masks.method.first_penalty
-                weight = steered(self.penalty_weight, error, grown)
-                self.penalty_weight = min(first * FARTHEST, max(first / FARTHEST, weight))
-                self.ahead = ahead
-            self._note(step, left, wanted)
+        """Now and then look for the threshold that leaves what should be left, and steer the penalty so that it is the schedule's.
 
-    def _level_for(self, wanted: float, step: int, *, low: float, high: float) -> float:
+        At the schedule's threshold too much would be left until the end: a penalty comes late, and scores hover above a threshold where the
+        task pulls as hard as it does. All of that would then go at once when the masks freeze, and the weights would not recover from it.
+        """
+        scheduled = threshold_at(self.schedule, step, end=self.masks.method.last_level)
+        first, reads = self.ahead is None, step % self._interval == 0 and step > self.schedule.warmup
+        if first:
+            self.level = scheduled
+        wanted = None
+        if reads and self.goal is not None:
+            progress = self.schedule.progress(step)
+            wanted = wanted_at(progress, self.goal)
+            self._weigh(self._closed(scheduled, step) - wanted, progress)
+            self.level = self._level_for(wanted, step) if first else self._level_followed(wanted, step)
+        self._close(self.level, step)
+        if reads:
+            left = self._left()
+            self._note(step, left, left if wanted is None else wanted)
+
+    def _weigh(self, error: float, progress: float) -> None:
+        """Change the penalty's weight by how much more is left than should be; gates on their way count while there is time to arrive."""
+        ahead = error - (1.0 - progress) * self.masks.pending()
+        grown = 0.0 if self.ahead is None else ahead - self.ahead
+        weight, first = steered(self.penalty_weight, (error + ahead) / 2, grown), self.masks.method.first_penalty
+        self.penalty_weight, self.ahead = min(first * FARTHEST, max(first / FARTHEST, weight)), ahead
+
+    @property
+    def _range(self) -> tuple[float, float]:
+        return (0.0, 1.0) if self._keeps_best else (self.masks.method.lowest_level, HIGHEST_THRESHOLD)
+
+    def _level_for(self, wanted: float, step: int) -> float:
         """The level at which a share is left; for a density of methods that keep the best it is the density itself."""
         if self._keeps_best and abs(self._closed(wanted, step) - wanted) <= NEAR * wanted:
             return wanted
+        low, high = self._range
         return solve_level(lambda level: self._closed(level, step), wanted, low=low, high=high)
+
+    def _level_followed(self, wanted: float, step: int) -> float:
+        """As above, for a threshold that is near where it was."""
+        low, high = self._range
+        return follow_level(lambda level: self._closed(level, step), wanted, self.level, low=low, high=high)
+
+    def _close(self, level: float, step: int) -> None:
+        """Open and close gates for a level."""
+        self.masks.close(level, step=step)
+        self.masks.close_idle_values()
 
     def _closed(self, level: float, step: int) -> float:
         """What is left at a level, whose gates are open and closed afterwards."""
-        self.masks.close(level, step=step)
-        self.masks.close_idle_values()
+        self._close(level, step)
         return self._left()
 
     def _left(self) -> float:

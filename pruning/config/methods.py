@@ -25,7 +25,9 @@ class SoftMovementConfig(Section):
     """Keep what a penalty does not push below a threshold (Sanh et al., 2020, arXiv:2005.07683)."""
 
     name: Literal["soft_movement"] = Field("soft_movement", description="The method.")
-    threshold: float = Field(0.1, gt=0, lt=0.5, description="What the sigmoid of a score has to exceed, at the end of the ramp.")
+    threshold: float = Field(
+        0.1, gt=0, lt=0.5, description="What the sigmoid of a score has to exceed, at the end of the ramp; with a target, about that much."
+    )
     penalty: float = Field(10.0, gt=0, description="Weight of the penalty; where it begins, if there is a target to steer for.")
 
 

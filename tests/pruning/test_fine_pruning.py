@@ -113,6 +113,25 @@ def test_gates_close_a_few_at_each_step(method, monkeypatch):
     assert found[-1] == pytest.approx(0.1, rel=0.01)
 
 
+def test_scores_that_a_penalty_does_not_move_are_pruned_on_the_ramp(monkeypatch):
+    """And not all at once when the masks freeze: what a threshold that kept to its schedule would leave is nearly everything."""
+    monkeypatch.setattr(fine_pruning, "READINGS", 100)
+    model = model_of()
+    left = left_by_density(model)
+    masks = attach(model, GRANULARITIES["unstructured"], method_of(METHODS["soft movement"]))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for scores in masks.scores:
+            scores.copy_(0.5 * torch.randn(scores.shape, generator=generator))
+    pruner = Pruner(masks, Schedule(400, warmup=40, cooldown=120), left, 0.1, {})
+    found = [masks.density() for step in range(400) if pruner.before(step) is None]
+    assert found[279] == pytest.approx(0.1, abs=0.01)
+    assert found[280] == pytest.approx(0.1, abs=0.001)
+    assert max(before - after for before, after in pairwise(found)) < 0.1
+    masks.close(masks.method.last_level, step=400)
+    assert masks.density() > 0.95
+
+
 def test_values_without_queries_stay_closed_between_readings(monkeypatch):
     """A head whose queries are gone has no values at any step of the ramp, and not only where what is left is read."""
     monkeypatch.setattr(fine_pruning, "READINGS", 4)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning.steering import FASTEST, solve_level, steered, wanted_at
+from pruning.steering import FASTEST, FEW_HALVINGS, follow_level, solve_level, steered, wanted_at
 
 
 def test_what_is_wanted_falls_from_everything_to_the_target():
@@ -29,6 +29,23 @@ def test_the_level_is_found_whichever_way_it_works(wanted, falls):
 def test_of_steps_the_nearest_is_taken():
     """Where whole heads go, not every share can be had."""
     assert round(4 * solve_level(lambda level: round(4 * level) / 4, 0.45, low=0.0, high=1.0)) == 2
+
+
+@given(st.floats(0.05, 0.95), st.floats(0.0, 1.0), st.floats(0.3, 3.0))
+def test_a_level_is_followed_in_a_few_calls(wanted, level, bend):
+    """From anywhere, and across levels where nothing changes; the gates are left at what was found."""
+    calls = []
+
+    def left(at: float) -> float:
+        calls.append(at)
+        return 1 - max(0.0, 2 * at - 1) ** bend
+
+    for _ in range(40):
+        calls.clear()
+        level = follow_level(left, wanted, level, low=0.0, high=1.0)
+        assert calls[-1] == level
+        assert len(calls) <= FEW_HALVINGS + 3
+    assert level == pytest.approx((1 + (1 - wanted) ** (1 / bend)) / 2, abs=0.03)
 
 
 def test_a_penalty_grows_while_too_much_is_left_and_shrinks_otherwise():
