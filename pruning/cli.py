@@ -187,28 +187,38 @@ def prune(recipe: str, overrides: tuple[str, ...], output: Path, as_json: bool) 
 @click.option("--only", multiple=True, help="Names of runs, or claims; all runs by default.")
 @click.option("--measure", "measured", is_flag=True, help="Afterwards, time the shapes that are left: on a machine that does nothing else.")
 @click.option("--pictures", type=click.Path(file_okay=False, path_type=Path), help="Folder to draw the ledger into.")
-@OUTPUT
-def study(study: Path, ledger: Path, only: tuple[str, ...], measured: bool, pictures: Path | None, output: Path) -> None:
+@click.option("--against", default="dense", show_default=True, help="Run that the table compares the others with, example by example.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder of the runs; without it nothing is run, the ledger is read.")
+def study(
+    study: Path, ledger: Path, only: tuple[str, ...], measured: bool, pictures: Path | None, against: str, output: Path | None
+) -> None:
     """Do the runs of a study, and keep what each example scored in a ledger; runs that it has are not done again.
 
     STUDY is a YAML file, or the name of one that ships: sst2, qa, summarize.
 
     \b
-    Example:
+    Examples:
       secateur-prune study sst2 --output runs/sst2-study --ledger ledger.json --pictures pictures
+      secateur-prune study sst2 --ledger ledger.json --against 'magnitude at 10 %'
     """
-    from pruning.ledger import as_table
+    from pruning.ledger import Ledger, as_table
     from pruning.study import load_study, run_study
     from pruning.study_plots import write_pictures
     from pruning.study_speeds import measure
 
-    found = run_study(load_study(study), output, ledger, only=only)
+    if output is None and (only or not ledger.is_file()):
+        raise ConfigError(f"--output is missing: say in which folder to do the runs{'' if only else f'; there is no {ledger} yet'}")
+    loaded = load_study(study)
+    found = Ledger.load(ledger) if output is None else run_study(loaded, output, ledger, only=only)
+    if against != "dense" and found.find(against) is None:
+        known = ", ".join(repr(entry.name) for entry in found.entries)
+        raise ConfigError(f"--against {against!r}: {ledger} has no such run, but {known}")
     if measured:
-        found = measure(found, load_study(study))
+        found = measure(found, loaded)
         found.save(ledger)
     if pictures is not None:
         write_pictures(found, pictures)
-    click.echo(as_table(found), nl=False)
+    click.echo(as_table(found, against=against), nl=False)
 
 
 def _pruned_line(row: dict[str, Any]) -> str:

@@ -89,8 +89,14 @@ def run_study(study: Study, folder: Path, ledger_path: Path, *, only: Sequence[s
         folder: of the runs' stages; what was interrupted resumes.
         ledger_path: read before, and written after each run, so that several processes may share it, each with runs of its own.
         only: names or claims to which to keep; all runs by default.
+
+    Raises:
+        ConfigError: `only` has what is neither.
     """
     order = [run.name for run in study.runs]
+    known = {*order, *(claim for run in study.runs for claim in run.claims)}
+    if unknown := [each for each in only if each not in known]:
+        raise ConfigError(f"no run and no claim {unknown[0]!r} in the study: it has {', '.join(map(repr, sorted(known)))}")
     for run in study.runs:
         if only and run.name not in only and not set(run.claims) & set(only):
             continue

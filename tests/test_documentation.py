@@ -92,6 +92,7 @@ def check_curl(address: str, *options: str) -> None:
 def make_up(path: Path) -> None:
     """An empty file or folder of that name, for options that want one that exists."""
     if path.suffix in (".csv", ".json", ".jsonl"):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     elif re.fullmatch(r"[a-z][a-z0-9./-]*", str(path)):
         path.mkdir(parents=True, exist_ok=True)

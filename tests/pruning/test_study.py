@@ -111,6 +111,37 @@ def test_only_what_is_asked_for_is_run(file, tmp_path, invoke):
     assert [line.split(" | ")[0] for line in found.stdout.splitlines()[2:]] == ["| dense", "| a tenth"]
 
 
+def test_a_ledger_is_read_without_running_anything(file, tmp_path, invoke):
+    """Without a folder for runs: not even the data is needed, and any run can be what the others are compared with."""
+    path = tmp_path / "ledger.json"
+    Ledger().having(entry("dense", [1.0, 1.0])).having(entry("a half", [1.0, 0.5])).having(entry("a tenth", [1.0, 0.0])).save(path)
+    (tmp_path / "texts.jsonl").unlink()
+    before = path.read_bytes()
+    found = invoke(main, ["study", str(file), "--ledger", str(path), "--against", "a half", "--pictures", str(tmp_path / "pictures")])
+    assert found.exit_code == 0, found.stderr
+    assert [line.split(" | ")[5].split(" (")[0] for line in found.stdout.splitlines()[2:]] == ["+25.00", "", "-25.00"]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--output", "runs", "--only", "a thrid"], "no run and no claim 'a thrid' in the study: it has 'a', 'a half'"),
+        (["--only", "a"], "--output is missing: say in which folder to do the runs"),
+        (["--ledger", "nosuch.json"], "--output is missing: say in which folder to do the runs; there is no nosuch.json yet"),
+        (["--against", "a third"], "--against 'a third': ledger.json has no such run, but 'dense'"),
+    ],
+)
+def test_what_a_study_cannot_do_is_said_in_one_line(options, said, file, tmp_path, invoke, monkeypatch):
+    """A run, a claim or a ledger that is not there."""
+    monkeypatch.chdir(tmp_path)
+    Ledger().having(entry("dense", [1.0])).save(Path("ledger.json"))
+    found = invoke(main, ["study", str(file), "--ledger", "ledger.json", *options])
+    assert found.exit_code == 2
+    assert said in found.stderr
+    assert not Path("runs").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
