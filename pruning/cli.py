@@ -201,18 +201,19 @@ def study(
       secateur-prune study sst2 --output runs/sst2-study --ledger ledger.json --pictures pictures
       secateur-prune study sst2 --ledger ledger.json --against 'magnitude at 10 %'
     """
-    from pruning.ledger import Ledger, as_table
+    from pruning.ledger import DENSE, Ledger, as_table
     from pruning.study import load_study, run_study
     from pruning.study_plots import write_pictures
     from pruning.study_speeds import measure
 
     if output is None and (only or not ledger.is_file()):
         raise ConfigError(f"--output is missing: say in which folder to do the runs{'' if only else f'; there is no {ledger} yet'}")
-    loaded = load_study(study)
-    found = Ledger.load(ledger) if output is None else run_study(loaded, output, ledger, only=only)
-    if against != "dense" and found.find(against) is None:
-        known = ", ".join(repr(entry.name) for entry in found.entries)
-        raise ConfigError(f"--against {against!r}: {ledger} has no such run, but {known}")
+    loaded, found = load_study(study), Ledger.load(ledger)
+    known = [*(entry.name for entry in found.entries), *(run.name for run in loaded.runs if output is not None)]
+    if against not in (DENSE, *known):
+        raise ConfigError(f"--against {against!r}: no such run, but {', '.join(map(repr, dict.fromkeys(known)))}")
+    if output is not None:
+        found = run_study(loaded, output, ledger, only=only)
     if measured:
         found = measure(found, loaded)
         found.save(ledger)

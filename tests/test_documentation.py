@@ -3,7 +3,6 @@
 import importlib.util
 import re
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -153,7 +152,6 @@ def test_a_wrong_command_is_noticed(line: str, tmp_path: Path, monkeypatch: pyte
         check_command(line)
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_load_tests_install_what_makes_the_variants_that_they_compare(tmp_path: Path):
     """From an empty clone: dense-int8 does not ship, and without it nobody can tell what 8 bits won from what pruning did."""
     command = ["make", "--dry-run", "loadtest", f"VENV={tmp_path / 'venv'}"]

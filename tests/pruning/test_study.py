@@ -129,7 +129,8 @@ def test_a_ledger_is_read_without_running_anything(file, tmp_path, invoke):
         (["--output", "runs", "--only", "a thrid"], "no run and no claim 'a thrid' in the study: it has 'a', 'a half'"),
         (["--only", "a"], "--output is missing: say in which folder to do the runs"),
         (["--ledger", "nosuch.json"], "--output is missing: say in which folder to do the runs; there is no nosuch.json yet"),
-        (["--against", "a third"], "--against 'a third': ledger.json has no such run, but 'dense'"),
+        (["--against", "a third"], "--against 'a third': no such run, but 'dense'\n"),
+        (["--against", "a third", "--output", "runs"], "--against 'a third': no such run, but 'dense', 'a half', 'a tenth'\n"),
     ],
 )
 def test_what_a_study_cannot_do_is_said_in_one_line(options, said, file, tmp_path, invoke, monkeypatch):
