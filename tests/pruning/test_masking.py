@@ -54,6 +54,23 @@ def test_scores_and_open_weights_learn(method, granularity):
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_scores_learn_how_the_loss_changes_along_the_weights(granularity):
+    """`dL/dW' * W` summed over the group, W' being the masked weight: descent raises the scores of weights that grow (section 4)."""
+    model, masks = model_with("movement", granularity)
+    plain = tiny_model("bert", "text-classification", intermediate=32, dtype=torch.float64)
+    masks.close(LEVEL, step=0)
+    names = {module: name for name, module in model.named_modules()}
+    for each in masks.masked:
+        plain.get_submodule(names[each.linear]).weight.data.copy_(each.linear.weight.detach())
+    for each in (model, plain):
+        each.eval()
+        each(**random_batch(), labels=torch.tensor([0, 1, 0])).loss.backward()
+    for each in masks.masked:
+        slope = plain.get_submodule(names[each.linear]).weight.grad
+        torch.testing.assert_close(each.mask.learned.grad, each.mask.grid.pool(slope * each.weight).detach(), check_dtype=False)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("method", BEST)
 def test_the_density_asked_for_is_reached(method, granularity):
     """Within one group of each matrix, or of one in all where they are ranked together."""
