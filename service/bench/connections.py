@@ -28,14 +28,23 @@ def message(path: str, body: str) -> bytes:
 class Connection:
     """One connection, and the request that is on its way on it."""
 
-    __slots__ = ("buffer", "index", "intended", "sent", "socket")
+    __slots__ = ("answered", "buffer", "index", "intended", "sent", "socket")
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection((HOST, port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.buffer = b""
+        self.open(port)
         self.index = 0
         self.intended = self.sent = 0.0
+
+    def open(self, port: int) -> None:
+        """Connect, again if need be."""
+        self.socket = socket.create_connection((HOST, port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.buffer, self.answered = b"", False
+
+    @property
+    def stale(self) -> bool:
+        """Whether there was an answer on it before, and nothing since: if it is lost, the server may have ended it as the request left."""
+        return self.answered and not self.buffer
 
     def read(self) -> tuple[int, bytes] | None:
         """Status and body once the whole answer is there; `LOST` when the connection is."""
@@ -53,7 +62,7 @@ class Connection:
         if len(self.buffer) < begin + size:
             return None
         status, body = int(self.buffer[9:12]), self.buffer[begin : begin + size]
-        self.buffer = b""
+        self.buffer, self.answered = b"", True
         return status, body
 
 
@@ -94,11 +103,13 @@ class Pool:
         connection.sent = time.perf_counter()
         connection.intended = connection.sent if intended is None else intended
         self.busy.add(connection)
-        with contextlib.suppress(OSError):  # reading says that the connection is lost
-            connection.socket.sendall(self._messages[connection.index])
+        self._send(connection)
 
     def receive(self, timeout: float) -> list[Connection]:
-        """Connections that were answered, after at most `timeout` seconds; a lost one is replaced. `TimeoutError` after long silence."""
+        """Connections that were answered, after at most `timeout` seconds; a lost one is replaced. `TimeoutError` after long silence.
+
+        A request whose connection the server ended just then is sent once more, on a new one, as all clients of HTTP do.
+        """
         answered = []
         ready = self._selector.select(timeout)
         if not ready and timeout >= SILENCE_SECONDS:
@@ -108,6 +119,8 @@ class Pool:
             answer = connection.read()
             if answer is not None and connection not in self.busy:  # the server ends connections that were idle for long
                 self._forget(connection)
+            elif answer is not None and answer[0] == LOST and connection.stale:
+                self._send_again(connection)
             elif answer is not None:
                 self._note(connection, *answer)
                 answered.append(connection if answer[0] != LOST else self._replace(connection))
@@ -139,6 +152,16 @@ class Pool:
                 bodies.add(body)
         elif not self.problem:
             self.problem = body
+
+    def _send(self, connection: Connection) -> None:
+        with contextlib.suppress(OSError):  # reading says that the connection is lost
+            connection.socket.sendall(self._messages[connection.index])
+
+    def _send_again(self, connection: Connection) -> None:
+        self._forget(connection)
+        connection.open(self._port)
+        self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+        self._send(connection)
 
     def _replace(self, connection: Connection) -> Connection:
         self._forget(connection)

@@ -17,6 +17,14 @@ from loadtests.command_line import finish, output_or
 COMPARE = [sys.executable, "-m", "loadtests", "compare", "--variants", "dense,compact-int8", "--task", "classify", "--length", "12"]
 
 
+@pytest.fixture(autouse=True)
+def can_be_interrupted():
+    """A shell starts what runs in the background with SIGINT ignored, and so would be what the tests start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_all_and_leaves_nothing(number, fake, tmp_path):
     """One line, exit code 2, no folder, no process, while load is being made."""
