@@ -56,8 +56,8 @@ class ModelReport(_Part):
     variants: tuple[VariantReport, ...] = Field(min_length=1, description="Its artifacts.")
 
     def variant(self, precision: Precision) -> VariantReport:
-        """Its artifact in this precision; the first one if there is none."""
-        return next((each for each in self.variants if each.precision == precision), self.variants[0])
+        """Its artifact in this precision, with ranges of each row or fixed ones; the first one if there is none."""
+        return next((each for each in self.variants if each.precision.removesuffix("-static") == precision), self.variants[0])
 
 
 class TargetReport(ModelReport):

@@ -170,6 +170,15 @@ def test_best_is_the_fastest_that_loses_no_more_than_is_tolerated():
     assert report_of(slow, fast, faster).best == fast
 
 
+def test_a_target_in_8_bits_is_met_with_fixed_ranges_too():
+    """What is served is then the int8 artifact all the same, and not the one in fp32 beside it."""
+    target = target_of()
+    rounded = target.served.model_copy(update={"precision": "int8-static"})
+    fixed = target.model_copy(update={"variants": (variant_of("compact", 38_000_000), rounded)})
+    assert target.served.precision == "int8"
+    assert fixed.served == rounded
+
+
 def test_best_is_the_mildest_where_all_lose_too_much():
     """Where every target loses more than is tolerated, the one that lost least is taken."""
     assert report_of(target_of(2.0, loss=5.0, total=3.9), target_of(1.5, loss=3.0)).best.served.metrics[0].value == 77.0
