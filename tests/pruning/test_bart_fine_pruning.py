@@ -73,7 +73,13 @@ def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> GenerationTable:
     return known
 
 
-@pytest.mark.parametrize(("method", "granularity"), [(method, ("hybrid", "struct")[number % 2]) for number, method in enumerate(METHODS)])
+@pytest.mark.parametrize(
+    ("method", "granularity"),
+    [
+        pytest.param(method, ("hybrid", "struct")[number % 2], marks=[pytest.mark.slow] if method == "movement, global" else [])
+        for number, method in enumerate(METHODS)
+    ],
+)
 def test_the_density_asked_for_is_met(method: str, granularity: str, tiny_tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
     """Within 5 %, or half a head where heads go whole; and the compact model says what the pruned one says."""
     model = model_of()
@@ -119,7 +125,7 @@ def test_a_speed_up_of_generation_is_met(method: str, table: GenerationTable, ti
     assert 1 / found.left == pytest.approx(1.5, abs=0.15)
 
 
-@pytest.mark.parametrize(("method", "steps"), [("soft movement", 36), ("l0", 20)])
+@pytest.mark.parametrize(("method", "steps"), [("soft movement", 36), pytest.param("l0", 20, marks=pytest.mark.slow)])
 def test_resumed_equals_uninterrupted(
     method: str, steps: int, tiny_tokenizer: BertTokenizerFast, tmp_path: Path, interrupted_after: Callable[[int], None]
 ) -> None:

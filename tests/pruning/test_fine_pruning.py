@@ -78,7 +78,14 @@ def test_a_target_of_time_or_work_is_met(method, tiny_tokenizer, tmp_path):
     assert found.left == pytest.approx(0.4, abs=LARGEST_GROUP)
 
 
-@pytest.mark.parametrize(("method", "steps"), [*((method, 20) for method in METHODS), ("movement", 3), ("soft movement", 36)])
+@pytest.mark.parametrize(
+    ("method", "steps"),
+    [
+        *(pytest.param(method, 20, marks=[pytest.mark.slow] if "global" in method else []) for method in METHODS),
+        ("movement", 3),
+        ("soft movement", 36),
+    ],
+)
 def test_resumed_equals_uninterrupted(method, steps, tiny_tokenizer, tmp_path, monkeypatch, interrupted_after: Callable[[int], None]):
     """Bit for bit, wherever it was cut: on the ramp, between two readings, in the warm-up, or in the cool-down."""
     monkeypatch.setattr(fine_pruning, "READINGS", 12)
