@@ -215,8 +215,7 @@ def study(
     if output is not None:
         found = run_study(loaded, output, ledger, only=only)
     if measured:
-        found = measure(found, loaded)
-        found.save(ledger)
+        found = measure(ledger, loaded)
     if pictures is not None:
         write_pictures(found, pictures)
     click.echo(as_table(found, against=against), nl=False)

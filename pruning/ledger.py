@@ -101,6 +101,15 @@ class Ledger(_Part):
         with FileLock(f"{path}.lock"):
             cls.load(path).having(entry).ordered(order).save(path)
 
+    @classmethod
+    def time(cls, path: Path, entry: Entry) -> None:
+        """Put what was measured of a run into the file, unless another process has done that run anew meanwhile."""
+        with FileLock(f"{path}.lock"):
+            ledger = cls.load(path)
+            found = ledger.find(entry.name)
+            if found is not None and found.model_copy(update={"measured": entry.measured}) == entry:
+                ledger.having(entry).save(path)
+
     def find(self, name: str) -> Entry | None:
         """The run of that name."""
         return next((entry for entry in self.entries if entry.name == name), None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 from tqdm import tqdm
 from transformers import AutoModel, PreTrainedModel
@@ -21,13 +22,16 @@ from pruning.warm_start import encoder_decoder
 from service.artifact import GENERATING_TASKS, Precision
 
 
-def measure(ledger: Ledger, study: Study) -> Ledger:
-    """The structural speed-up of every run's shapes, end to end, where the ledger does not have it yet: for a quiet machine."""
+def measure(path: Path, study: Study) -> Ledger:
+    """The structural speed-up of every run's shapes, end to end, where the ledger does not have it yet: for a quiet machine.
+
+    Each is written when it is known, so that an interruption loses one at most, and what other processes write meanwhile stays.
+    """
     time = _generation_times(study) if study.config_of(study.runs[0]).task in GENERATING_TASKS else _row_times(study)
-    for entry in tqdm(ledger.entries, desc="speed", unit="run"):
+    for entry in tqdm(Ledger.load(path).entries, desc="speed", unit="run"):
         if entry.measured is None:
-            ledger = ledger.having(entry.model_copy(update={"measured": time(entry)}))
-    return ledger
+            Ledger.time(path, entry.model_copy(update={"measured": time(entry)}))
+    return Ledger.load(path)
 
 
 def _row_times(study: Study) -> Callable[[Entry], Measured]:

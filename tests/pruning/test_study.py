@@ -172,25 +172,55 @@ def test_studies_that_ship_load(path):
     assert load_study(Path(path.stem)) == load_study(path)
 
 
-def test_shapes_are_timed_once(file, monkeypatch):
-    """What was measured already is not measured again; the table shows it in the place of the prediction."""
-    timed = []
+def bench_of(monkeypatch, speedup):
+    """A bench that asks this for a speed-up."""
 
     class Bench:
-        """Says that half as many layers are twice as fast."""
+        """Times nothing."""
 
         def __init__(self, *_: object) -> None:
             """Take what the real one takes."""
 
         def speedup(self, layers: tuple) -> Ratio:
-            """One more call."""
-            timed.append(layers)
-            return Ratio(2.0, 1.9, 2.1)
+            """What was given."""
+            return speedup(layers)
 
     monkeypatch.setattr(study_speeds, "StructuralBench", Bench)
+
+
+def test_shapes_are_timed_once(file, tmp_path, monkeypatch):
+    """What was measured already is not measured again; the table shows it in the place of the prediction."""
+    timed, path = [], tmp_path / "ledger.json"
+    bench_of(monkeypatch, lambda layers: timed.append(layers) or Ratio(2.0, 1.9, 2.1))
     ledger = Ledger().having(entry("dense", [1.0])).having(entry("pruned", [0.5], speedup=1.8))
-    once = measure(ledger, load_study(file))
-    assert measure(once, load_study(file)) == once
+    ledger.save(path)
+    once = measure(path, load_study(file))
+    assert measure(path, load_study(file)) == once == Ledger.load(path)
     assert len(timed) == 2
     assert "1.80x predicted" in as_table(ledger)
     assert "2.00x (1.90 to 2.10)" in as_table(once)
+
+
+def test_what_others_write_while_shapes_are_timed_stays(file, tmp_path, monkeypatch):
+    """A run that is added, and one that is done anew, whose old shapes' speed is not written; an interruption keeps what was timed."""
+    path = tmp_path / "ledger.json"
+    calls = []
+
+    def meanwhile(_):
+        calls.append(1)
+        if len(calls) == 1:
+            Ledger.add(path, entry("elsewhere", [1.0]), [])
+        if len(calls) == 2:
+            Ledger.add(path, entry("again", [0.0]), [])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return Ratio(2.0, 1.9, 2.1)
+
+    bench_of(monkeypatch, meanwhile)
+    Ledger(entries=(entry("first", [1.0]), entry("again", [1.0]), entry("last", [1.0]))).save(path)
+    with pytest.raises(KeyboardInterrupt):
+        measure(path, load_study(file))
+    entries = {each.name: each for each in Ledger.load(path).entries}
+    assert list(entries) == ["first", "again", "last", "elsewhere"]
+    assert [name for name, each in entries.items() if each.measured is not None] == ["first"]
+    assert entries["again"] == entry("again", [0.0])
