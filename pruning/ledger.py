@@ -102,7 +102,7 @@ class Ledger(_Part):
             cls.load(path).having(entry).ordered(order).save(path)
 
     @classmethod
-    def time(cls, path: Path, entry: Entry) -> None:
+    def add_measured(cls, path: Path, entry: Entry) -> None:
         """Put what was measured of a run into the file, unless another process has done that run anew meanwhile."""
         with FileLock(f"{path}.lock"):
             ledger = cls.load(path)

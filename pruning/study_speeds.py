@@ -30,7 +30,7 @@ def measure(path: Path, study: Study) -> Ledger:
     time = _generation_times(study) if study.config_of(study.runs[0]).task in GENERATING_TASKS else _row_times(study)
     for entry in tqdm(Ledger.load(path).entries, desc="speed", unit="run"):
         if entry.measured is None:
-            Ledger.time(path, entry.model_copy(update={"measured": time(entry)}))
+            Ledger.add_measured(path, entry.model_copy(update={"measured": time(entry)}))
     return Ledger.load(path)
 
 

@@ -172,11 +172,11 @@ def test_studies_that_ship_load(path):
     assert load_study(Path(path.stem)) == load_study(path)
 
 
-def bench_of(monkeypatch, speedup):
-    """A bench that asks this for a speed-up."""
+def replace_bench(monkeypatch, speedup):
+    """Put a bench in the place of the real one that asks `speedup` and times nothing."""
 
     class Bench:
-        """Times nothing."""
+        """The stand-in."""
 
         def __init__(self, *_: object) -> None:
             """Take what the real one takes."""
@@ -191,7 +191,7 @@ def bench_of(monkeypatch, speedup):
 def test_shapes_are_timed_once(file, tmp_path, monkeypatch):
     """What was measured already is not measured again; the table shows it in the place of the prediction."""
     timed, path = [], tmp_path / "ledger.json"
-    bench_of(monkeypatch, lambda layers: timed.append(layers) or Ratio(2.0, 1.9, 2.1))
+    replace_bench(monkeypatch, lambda layers: timed.append(layers) or Ratio(2.0, 1.9, 2.1))
     ledger = Ledger().having(entry("dense", [1.0])).having(entry("pruned", [0.5], speedup=1.8))
     ledger.save(path)
     once = measure(path, load_study(file))
@@ -216,7 +216,7 @@ def test_what_others_write_while_shapes_are_timed_stays(file, tmp_path, monkeypa
             raise KeyboardInterrupt
         return Ratio(2.0, 1.9, 2.1)
 
-    bench_of(monkeypatch, meanwhile)
+    replace_bench(monkeypatch, meanwhile)
     Ledger(entries=(entry("first", [1.0]), entry("again", [1.0]), entry("last", [1.0]))).save(path)
     with pytest.raises(KeyboardInterrupt):
         measure(path, load_study(file))
