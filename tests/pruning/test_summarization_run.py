@@ -212,7 +212,8 @@ def test_a_study_scores_and_times_it(config: RunConfig, finished: tuple[RunRepor
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text()) | {"recover": None}
     content = {"recipe": recipe, "runs": [{"name": "pruned", "group": "shared"}]}
     wanted = Study.model_validate(content)
-    ledger = run_study(wanted, tmp_path / "runs", tmp_path / "ledger.json")
+    ledger = tmp_path / "ledger.json"
+    run_study(wanted, tmp_path / "runs", ledger)
     (entry,) = measure(ledger, wanted).entries
     assert (entry.metric, len(entry.layers)) == ("rougeL", 4 + 2 * 2)
     assert entry.measured is not None
