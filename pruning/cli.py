@@ -118,9 +118,12 @@ def train(recipe: str, overrides: tuple[str, ...], output: Path) -> None:
     from pruning.pipeline import pruned_models
     from pruning.run import Run
     from pruning.stages import Stages
+    from pruning.stages.checks import check_recipe
     from pruning.stages.dense import train_dense
 
     current = Run(load_recipe(recipe, overrides), Stages(output))
+    if current.config.fine_prune is not None:
+        check_recipe(current)
     dense = train_dense(current)
     click.echo(output / dense.name)
     if current.config.fine_prune is not None:

@@ -21,7 +21,7 @@ from pruning.methods import method_of
 from pruning.schedule import Schedule, penalty_at, threshold_at
 from pruning.steering import FARTHEST, Reading, follow_level, solve_level, steered, wanted_at
 from pruning.structure import Structure
-from pruning.targets import Left
+from pruning.targets import Left, check_reachable, left_by_density
 from pruning.tasks.base import Batch, Feature, Task
 from pruning.training import TaskTrainer, TrainingResult, steps_of, train
 
@@ -38,7 +38,7 @@ class FinePruning:
     Attributes:
         training: what it took.
         left: share that stays, of what the target counts.
-        density: share of the masked weights that stay.
+        density: share of the layers' linear weights that stay, those without a mask included.
         trace: readings along the way.
     """
 
@@ -89,12 +89,16 @@ def fine_prune(
 
     Raises:
         DataError: no training rows.
+        UnreachableTargetError: more is left than is asked for even if every gate closes.
         NothingPrunedError: every gate is open in the end.
     """
     steps = steps_of(config.train, len(features))
     schedule = Schedule(steps, warmup=int(config.warmup * steps), cooldown=int(config.cooldown * steps))
+    density = left_by_density(model)
     masks = attach(model, config.granularity, method_of(config.method), protected=protected)
     goal = config.density if target is None else target
+    if goal is not None and protected is None:  # what is protected met the target once, as nearly as its groups let it
+        check_reachable(masks, left, goal)
     pruner = Pruner(masks, schedule, left, goal, penalty_weights(config))
     training = train(
         model,
@@ -114,16 +118,23 @@ def fine_prune(
     )
     if not pruner.frozen:
         pruner.settle(steps)
-    found = FinePruning(training, left(masks), masks.density(), tuple(pruner.trace))
+    found = FinePruning(training, left(masks), density(masks), tuple(pruner.trace))
     if masks.closed() == 0:
-        last = pruner.trace[-1] if pruner.trace else None
-        raise NothingPrunedError(
-            f"{config.method.name} pruned nothing in {steps} steps (the penalty ended at {last.penalty if last else 0:g}); "
-            "train longer, or raise the penalty or `score_learning_rate`"
-        )
+        raise NothingPrunedError(_why_nothing(config.method.name, steps, goal, pruner.penalty_weight))
     finished(masks)
     masks.bake()
     return found
+
+
+def _why_nothing(method: str, steps: int, goal: float | None, penalty: float) -> str:
+    """One line on a run that ended with every gate open."""
+    if goal is None:
+        cause = f"a penalty of {penalty:g} pushed no gate below the threshold"
+        remedy = "train longer, or raise the penalty or `score_learning_rate`"
+    else:
+        cause = f"groups are so large that with one less the model is farther from the {100 * goal:.3g} % that is to be left"
+        remedy = "ask for less to be left, or choose a finer `granularity`"
+    return f"{method} pruned nothing in {steps} steps: {cause}; {remedy}"
 
 
 def penalty_weights(config: FinePruneConfig) -> dict[Kind, float]:

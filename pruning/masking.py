@@ -107,7 +107,7 @@ class Masks:
         return on_the_way / sum(each.mask.keep.numel() * each.mask.members for each in self.masked)
 
     def _closing(self, mask: Mask) -> Tensor:
-        far = mask.keep - self.method.outlook(mask)
+        far = (mask.keep - self.method.outlook(mask)).clamp_min(0.0)  # what is closed already is on its way no more
         return far if mask.protected is None else far.masked_fill(mask.protected, 0.0)
 
     @torch.no_grad()
@@ -129,6 +129,21 @@ class Masks:
             for each in self._idle:
                 if isinstance(each, _Heads):
                     each.close_values()
+
+    @contextmanager
+    def all_closed(self) -> Iterator[None]:
+        """Inside, every gate is closed that may close."""
+        before = [each.mask.keep.clone() for each in self.masked]
+        for each in self.masked:
+            each.mask.keep.zero_()
+            if each.mask.protected is not None:
+                each.mask.keep[each.mask.protected] = 1.0
+        try:
+            with self.at_rest():
+                yield
+        finally:
+            for each, keep in zip(self.masked, before, strict=True):
+                each.mask.keep.copy_(keep)
 
     @contextmanager
     def _as_compacted(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from pruning.run import Run
 from pruning.run_latency import asked_decoding
 from pruning.stages import StageRecord, Stages
 from pruning.stages.artifacts import make_artifacts
+from pruning.stages.checks import check_recipe
 from pruning.stages.compaction import compact_stage, reduce_vocabulary
 from pruning.stages.dense import train_dense
 from pruning.stages.fine_pruning import fine_prune_to
@@ -29,11 +30,13 @@ def run(config: RunConfig, folder: Path) -> RunReport:
     """All of it; returns what the report in `folder/report` says.
 
     Raises:
-        ConfigError: targets that cannot be measured in one run, before anything is made.
+        ConfigError: targets that cannot be measured in one run, or another fault of the recipe; before anything is trained.
+        UnreachableTargetError: a target that nothing reaches; before anything is trained.
     """
     asked_decoding(config)
     current = Run(config, Stages(folder))
     from_main(lambda: write_text_atomic(folder / "recipe.yaml", dump_config(config)))
+    check_recipe(current)
     dense = train_dense(current)
     artifacts = make_artifacts(current, "dense", dense, parent=None)
     finished = [finish(current, pruned, artifacts[0]) for pruned in pruned_models(current, artifacts[0])]
@@ -92,4 +95,5 @@ def prune_all(current: Run) -> list[StageRecord]:
     """
     if current.config.prune is None and current.config.fine_prune is None:
         raise ConfigError("the recipe has no `prune` and no `fine_prune` section: nothing says what to prune to")
+    check_recipe(current)
     return [pruned.masked for pruned in pruned_models(current, train_dense(current))]

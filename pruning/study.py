@@ -23,6 +23,7 @@ from pruning.run import Run, data_identity, model_identity
 from pruning.scoring import HEADLINES, score
 from pruning.stages import Stages
 from pruning.stages.artifacts import export_stage
+from pruning.stages.checks import check_recipe
 from pruning.stages.compaction import compact_stage, reduce_vocabulary
 from pruning.stages.dense import train_dense
 from pruning.stages.recovery import recover
@@ -134,6 +135,7 @@ def _entry(run: StudyRun, current: Run) -> Entry:
     """Do one run; the caller adds what it was made from."""
     label = "".join(letter if letter.isalnum() else "-" for letter in run.name)
     pruning = hashlib.sha256(json.dumps([chosen(part) for part in pruning_of(current.config)]).encode()).hexdigest()[:12]
+    check_recipe(current)
     dense = train_dense(current)
     exported = reference = export_stage(current, DENSE, dense, parent=None)
     trainings = list(dense.details["training"])

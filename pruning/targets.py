@@ -48,7 +48,6 @@ def left_by(target: Target, model: PreTrainedModel, task: str, *, outputs: int |
         outputs: tokens that the model chooses from once its vocabulary is reduced, which a speed-up of generation then reckons with.
 
     Raises:
-        UnreachableTargetError: not even a model without heads and neurons reaches the target.
         NothingPrunedError: a model that dropped layers or output tokens reaches it as it is.
     """
     match target:
@@ -63,34 +62,43 @@ def left_by(target: Target, model: PreTrainedModel, task: str, *, outputs: int |
         case ParametersTarget():
             dense, total = shapes(model), parameters(model).total
             costs = costs_from_parameters(dimensions_of(model, task), total, dense, step=1)
-            _check_reachable(target, costs.fixed / total)
             return lambda masks: costs.total(live_shapes(model)) / total
         case SpeedupTarget():
             condition = Condition(precision=target.precision, sequence_length=target.sequence_length, runtime=target.runtime)
             table = from_main(lambda: latency_table(model, task, condition))
             whole = predict_ms(table, shapes(model))
-            _check_reachable(target, predict_ms(table, [LayerShape(heads=0, intermediate=0)] * len(shapes(model))) / whole)
             return lambda masks: predict_ms(table, live_shapes(model)) / whole
         case GenerationTarget():
             prices = from_main(lambda: generation_prices(model, condition_of(target), outputs=outputs))
-            _check_reachable(target, prices.latency_ms([LayerShape(heads=0, intermediate=0)] * len(shapes(model))) / prices.dense_ms)
             if prices.latency_ms(shapes(model)) <= prices.dense_ms / target.speedup:
                 raise NothingPrunedError(f"target {target.label} is met before anything is pruned; ask for more")
             return lambda masks: prices.latency_ms(live_shapes(model)) / prices.dense_ms
 
 
+def check_reachable(masks: Masks, left: Left, goal: float) -> None:
+    """Close every gate once: what is left then must be less than what the target asks for.
+
+    Args:
+        masks: on the model, as they will be trained.
+        left: reads what the target counts.
+        goal: the share of it that is to be left.
+
+    Raises:
+        UnreachableTargetError: it is not; the message says what can be reached.
+    """
+    with masks.all_closed():
+        least = left(masks)
+    if goal <= least:
+        raise UnreachableTargetError(
+            f"the target is out of reach: {100 * goal:.3g} % of what it counts is to be left (1/{1 / goal:.3g}), and with every gate "
+            f"closed that `granularity` gives {100 * least:.3g} % is (1/{1 / least:.3g}); ask for more to be left, or give gates to more "
+            "of the model"
+        )
+
+
 def condition_of(target: GenerationTarget) -> GenerationCondition:
     """What the latency that a target speaks of is a latency of."""
     return GenerationCondition(**target.model_dump(exclude={"speedup"}))
-
-
-def _check_reachable(target: Target, least: float) -> None:
-    """One line when not even a model without heads and neurons reaches the target."""
-    if goal_of(target) <= least:
-        is_speedup = isinstance(target, SpeedupTarget | GenerationTarget)
-        asked = f"{1 / goal_of(target):g}x" if is_speedup else f"{goal_of(target):g} of them"
-        most = f"{1 / least:.2f}x" if is_speedup else f"{least:.3f} of them"
-        raise UnreachableTargetError(f"target {target.label}: {asked} is out of reach, with all heads and neurons gone it is {most}")
 
 
 def live_shapes(model: PreTrainedModel) -> tuple[LayerShape, ...]:

@@ -34,7 +34,7 @@ def fine_prune_to(current: Run, label: str, target: Target | None, dense: StageR
         settings: the recipe's section.
 
     Raises:
-        UnreachableTargetError: not even a model without heads and neurons reaches the target.
+        UnreachableTargetError: the target is not reached even with every gate closed.
         NothingPrunedError: the model reaches it as it is, or every gate is open in the end.
     """
     if not settings.rewind:

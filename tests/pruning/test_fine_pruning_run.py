@@ -9,13 +9,11 @@ import yaml
 from pruning import checkpoint
 from pruning.checkpoint_manifest import read_checkpoint_manifest
 from pruning.cli import main
-from pruning.config import ParametersTarget, RunConfig, SpeedupTarget, parse_config, with_speedups
-from pruning.errors import ConfigError, UnreachableTargetError
+from pruning.config import DensityTarget, RunConfig, SpeedupTarget, parse_config, with_speedups
+from pruning.errors import CheckpointError, ConfigError, UnreachableTargetError
 from pruning.pipeline import run
-from pruning.results import FinishedTarget, slower_notes
+from pruning.results import FinishedTarget, missed_notes, slower_notes
 from pruning.stages.store import StageRecord
-from pruning.structure import parameters
-from pruning.targets import left_by
 from service.artifact import read_manifest
 from tests.pruning import helpers
 from tests.pruning.report_cases import latency_of
@@ -124,6 +122,54 @@ def test_what_cannot_be_met_is_refused_before_anything_is_trained(content, chang
         config_from(content, **changes)
 
 
+FEED_FORWARD_ALONE = {"attention": None, "feed_forward": "neuron"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"granularity": {"attention": {"rows": 5, "columns": 4}, "feed_forward": "neuron"}}, ConfigError, "5x4 do not divide"),
+        ({"granularity": FEED_FORWARD_ALONE, "targets": [{"density": 0.2}]}, UnreachableTargetError, "out of reach"),
+        ({"granularity": FEED_FORWARD_ALONE, "targets": [], "density": 0.2}, UnreachableTargetError, "out of reach"),
+        ({"targets": [{"parameters": 0.01}]}, UnreachableTargetError, "out of reach"),
+        ({"train": {"distillation": {"teacher": "no-such/teacher"}}}, CheckpointError, "no-such/teacher"),
+    ],
+)
+def test_a_recipe_that_cannot_be_done_is_refused_before_the_dense_model_is_trained(content, changes, error, said, tmp_path):
+    """Not after the hours that a dense model may take: one line says why, and no stage has begun."""
+    content["train"] = [{"epochs": 1, "batch_size": 4, "precision": "fp32"}]
+    with pytest.raises(error, match=said):
+        run(config_from(content, **changes), tmp_path / "run")
+    assert not list(tmp_path.glob("run/.stages/*.json"))
+
+
+def test_a_teacher_of_other_classes_is_refused_as_early(content, tmp_path):
+    """It is loaded, and compared with the model that the run starts from."""
+    checkpoint.save(helpers.tiny_model("bert", "text-classification", labels=3), helpers.tiny_tokenizer(), tmp_path / "teacher")
+    content["train"] = [{"epochs": 1, "batch_size": 4, "precision": "fp32", "distillation": {"teacher": str(tmp_path / "teacher")}}]
+    with pytest.raises(ConfigError, match="3 classes and the student 2"):
+        run(config_from(content), tmp_path / "run")
+    assert not list(tmp_path.glob("run/.stages/*.json"))
+
+
+def test_pruning_with_no_training_is_refused_as_early(content, tmp_path):
+    """A target that is out of reach without heads and neurons."""
+    wanted = {**content, "fine_prune": None, "recover": None, "prune": {"targets": [{"parameters": 0.01}]}}
+    with pytest.raises(UnreachableTargetError, match="out of reach"):
+        run(parse_config(wanted, origin="test"), tmp_path / "run")
+    assert not list(tmp_path.glob("run/.stages/*.json"))
+
+
+@pytest.mark.parametrize(("left", "is_noted"), [(0.5, False), (0.52, False), (0.56, True), (0.44, True), (None, False)])
+def test_a_target_that_was_not_met_is_a_note(left, is_noted):
+    """More than 5 % beside it on either side; pruning with no training has no reading."""
+    details = {} if left is None else {"left": left}
+    record = StageRecord(name="checkpoints/x/masked", key="", seconds=0.0, peak_memory_bytes=0, details=details)
+    notes = missed_notes([FinishedTarget(DensityTarget(density=0.5), record, (record, record), None)])
+    assert bool(notes) is is_noted
+    assert all(f"{100 * left:.1f} % of what it counts is left, and 50.0 % should be" in note for note in notes)
+
+
 def test_a_speed_up_that_was_not_measured_is_a_note():
     """Whatever the table predicted, the report says what the artifact measured, where it is less than was asked for."""
     target = SpeedupTarget(speedup=2.0, precision="int8", sequence_length=8)
@@ -147,14 +193,6 @@ def test_parameters_are_met_as_the_manifest_counts_them(content, tmp_path):
     config = config_from(content, granularity={"attention": "head", "feed_forward": "neuron"}, targets=[{"parameters": 0.8}])
     report = run(parse_config({**config.model_dump(), "recover": None}, origin="test"), tmp_path / "run")
     assert report.targets[0].parameters.total / report.dense.parameters.total == pytest.approx(0.8, abs=0.04)
-
-
-def test_what_cannot_be_reached_is_said_at_once(tiny_model):
-    """Embeddings stay: fewer parameters than that cannot be had."""
-    model = tiny_model("bert", "text-classification")
-    least = parameters(model).embeddings / parameters(model).total
-    with pytest.raises(UnreachableTargetError, match="out of reach"):
-        left_by(ParametersTarget(parameters=least / 2), model, "text-classification")
 
 
 def test_train_and_prune_commands_fine_prune(content, tmp_path, invoke):

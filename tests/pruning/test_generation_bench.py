@@ -21,7 +21,7 @@ from pruning.search import rank, search
 from pruning.seq2seq_export import to_onnx
 from pruning.skeleton import Block, blocks_of, cut_decoder, cut_encoder, random_model
 from pruning.structure import LayerStructure, bake, dense_structure, macs, parameters, shapes, shapes_of, sides
-from pruning.targets import goal_of, left_by
+from pruning.targets import check_reachable, goal_of, left_by
 from pruning.tasks import task_named
 from pruning.timing import Ratio, Timings, interleaved
 from service.artifact import LayerShape
@@ -170,15 +170,21 @@ def test_what_is_left_is_time_over_that_of_the_dense_model(known, tmp_path, monk
     assert goal_of(GENERATION) == 1 / 1.6
 
 
-@pytest.mark.parametrize(
-    ("speedup", "error", "message"), [(50.0, UnreachableTargetError, "out of reach"), (1.1, NothingPrunedError, "met")]
-)
-def test_targets_that_cannot_be_steered_to_are_refused(speedup, error, message, known, tmp_path, monkeypatch):
-    """One that nothing reaches, and one that the smaller vocabulary reaches alone."""
+def test_a_target_that_nothing_reaches_is_refused(known, tmp_path, monkeypatch):
+    """With every gate closed there is still what the output tokens take."""
     monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path))
-    target = GENERATION.model_copy(update={"speedup": speedup})
-    with pytest.raises(error, match=message):
-        left_by(target, bart(), "summarization", outputs=20)
+    model, target = bart(), GENERATION.model_copy(update={"speedup": 50.0})
+    left = left_by(target, model, "summarization", outputs=20)
+    masks = attach(model, GRANULARITIES["struct"], method_of(METHODS["magnitude"]))
+    with pytest.raises(UnreachableTargetError, match="out of reach"):
+        check_reachable(masks, left, goal_of(target))
+
+
+def test_a_target_that_the_smaller_vocabulary_reaches_alone_is_refused(known, tmp_path, monkeypatch):
+    """There is nothing to prune."""
+    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path))
+    with pytest.raises(NothingPrunedError, match="met"):
+        left_by(GENERATION.model_copy(update={"speedup": 1.1}), bart(), "summarization", outputs=20)
 
 
 def test_the_measured_speed_up_weighs_steps_by_tokens():

@@ -293,6 +293,17 @@ def test_saturated_l0_gates_can_still_be_ranked(lowest: float):
     assert all(bool((each.mask.gate()[each.mask.keep > 0] > 0).all()) for each in masks.masked)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_gates_on_their_way_are_some_of_those_that_are_open(method: str):
+    """Whatever the level that the schedule has just then: what is closed already is awaited no more."""
+    _, masks = model_with(method, "struct")
+    last = masks.method.last_level
+    for level in (0.0, last / 2, last) if masks.method.steers == "penalty" else (1.0, 0.5, 0.1):
+        masks.close(level, step=0)
+        assert 0.0 <= masks.pending() <= masks.density()
+        assert all(float(masks._closing(each.mask).min()) >= 0.0 for each in masks.masked)
+
+
 @pytest.mark.parametrize("method", ["soft movement", "l0"])
 def test_protected_gates_are_neither_pushed_nor_awaited(method: str):
     """However low their scores, none of them is on its way to close, and the penalty passes them over."""

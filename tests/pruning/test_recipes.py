@@ -50,7 +50,7 @@ OTHER_METHODS = {
     "L0": ("fine_prune.method={name: l0, penalty: 5000}", "fine_prune.score_learning_rate=0.1", "fine_prune.cooldown=0.098"),
 }
 HALF_A_HEAD = 1 / 12
-"""Of the tiny model's weights: as near to a target as it can be brought where heads go whole."""
+"""Of the tiny model's weights: as near to a target as it can be brought where heads go whole, at once or with their last block."""
 
 
 def paper_task(name: str) -> str:
@@ -138,6 +138,12 @@ def fine_pruned(current: Run) -> list[Pruned]:
     return list(pruned_models(current, train_dense(current)))
 
 
+def nearly(goal: float, settings: FinePruneConfig) -> object:
+    """What is equal to a share that was reached within 5 %; where the tiny model's two heads a layer go whole, within half of one."""
+    without_heads = settings.granularity.attention == "element" or settings.granularity.attention == settings.granularity.feed_forward
+    return pytest.approx(goal, rel=0.05) if without_heads else pytest.approx(goal, abs=HALF_A_HEAD)
+
+
 def section(config: RunConfig) -> FinePruneConfig:
     """The recipe's fine-pruning."""
     assert config.fine_prune is not None
@@ -210,9 +216,10 @@ def test_a_model_made_of_an_encoder_goes_on_where_it_stopped(
 @pytest.mark.parametrize("name", FINE_PRUNING)
 def test_a_recipe_prunes_on_a_local_file(name: str, tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
     """With the recipe's own method, granularity and targets, from the pretrained model to masked ones of the sizes asked for."""
-    for pruned in fine_pruned(Run(quick_recipe(name, tmp_path, tiny_tokenizer), Stages(tmp_path / "run"))):
+    current = Run(quick_recipe(name, tmp_path, tiny_tokenizer), Stages(tmp_path / "run"))
+    for pruned in fine_pruned(current):
         assert pruned.target is not None
-        assert pruned.masked.details["left"] == pytest.approx(goal_of(pruned.target), abs=HALF_A_HEAD)
+        assert pruned.masked.details["left"] == nearly(goal_of(pruned.target), section(current.config))
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -239,7 +246,7 @@ def test_the_other_methods_are_overrides(method: str, tiny_tokenizer: BertTokeni
     """What the papers compare soft movement pruning with reaches the same density, by the overrides that the README has."""
     config = quick_recipe("mnli-movement", tmp_path, tiny_tokenizer, "fine_prune.targets=[{density: 0.1}]", *OTHER_METHODS[method])
     (pruned,) = fine_pruned(Run(config, Stages(tmp_path / "run")))
-    assert pruned.masked.details["left"] == pytest.approx(0.1, abs=0.01)
+    assert pruned.masked.details["left"] == pytest.approx(0.1, rel=0.05)
 
 
 def test_hybrid_pruning_without_a_teacher_is_an_override(tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
@@ -248,7 +255,7 @@ def test_hybrid_pruning_without_a_teacher_is_an_override(tiny_tokenizer: BertTok
     assert section(config).train.distillation is None
     for pruned in fine_pruned(Run(config, Stages(tmp_path / "run"))):
         assert pruned.target is not None
-        assert pruned.masked.details["left"] == pytest.approx(goal_of(pruned.target), abs=HALF_A_HEAD)
+        assert pruned.masked.details["left"] == nearly(goal_of(pruned.target), section(config))
 
 
 def test_a_penalty_can_be_fixed(tiny_tokenizer: BertTokenizerFast, tmp_path: Path):
