@@ -200,7 +200,10 @@ class Pruner:
         """What the loss of this step grows by; None for nothing."""
         if self.frozen or self._keeps_best:
             return None
-        return penalty_at(self.schedule, self._step, weight=self.penalty_weight) * self.masks.penalty(self.kinds)
+        has_threshold = self.masks.method.last_level > 0
+        grows = has_threshold or self.goal is not None  # with neither, as L0 in the papers, the weight is what it is from the first step
+        weight = penalty_at(self.schedule, self._step, weight=self.penalty_weight) if grows else self.penalty_weight
+        return weight * self.masks.penalty(self.kinds)
 
     def settle(self, step: int) -> None:
         """The end of the ramp: meet the goal, and freeze."""

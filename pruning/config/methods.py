@@ -36,7 +36,9 @@ class L0Config(Section):
 
     name: Literal["l0"] = Field("l0", description="The method.")
     initial: float = Field(2.197, description="Scores at first: log odds; 2.197 is a probability of 0.9.")
-    penalty: float = Field(10.0, gt=0, description="Weight of the penalty; where it begins, if there is a target to steer for.")
+    penalty: float = Field(
+        10.0, gt=0, description="Weight of the penalty, from the first step on; where it begins, if there is a target to steer for."
+    )
     seed: int = Field(0, ge=0, description="Seed of the gates' noise.")
 
 

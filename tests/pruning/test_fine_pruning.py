@@ -226,6 +226,23 @@ def test_a_fixed_penalty_is_left_alone(tiny_tokenizer, tmp_path):
     assert found.density < 0.9
 
 
+@pytest.mark.parametrize(
+    ("method", "goal", "shares"),
+    [("soft movement", None, (0, 7 / 8, 1)), ("l0", None, (1, 1, 1)), ("soft movement", 0.5, (0, 7 / 8, 1)), ("l0", 0.5, (0, 7 / 8, 1))],
+)
+def test_a_penalty_grows_with_the_ramp_but_for_a_fixed_one_without_a_threshold(method, goal, shares):
+    """As in the papers: soft movement's grows as its threshold does, L0's is constant; steered ones grow with what is to go."""
+    model = model_of()
+    left = left_by_density(model)
+    masks = attach(model, GRANULARITIES["struct"], method_of(METHODS[method]))
+    pruner = Pruner(masks, Schedule(400, warmup=100, cooldown=100), left, goal, {})
+    for step, share in zip((99, 200, 299), shares, strict=True):
+        pruner.before(step)
+        penalty = pruner.penalty()
+        assert penalty is not None
+        assert (penalty / masks.penalty({})).item() == pytest.approx(share * pruner.penalty_weight, rel=1e-3)
+
+
 @pytest.mark.parametrize("method", [SoftMovementConfig(penalty=1e-9), L0Config(penalty=1e-9, initial=6.0)])
 def test_a_penalty_that_prunes_nothing_is_named(method, tiny_tokenizer, tmp_path):
     """A penalty too small for so few steps is an error, not a model that is as large as before."""
