@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -14,6 +13,7 @@ from click.testing import CliRunner
 from loadtests import cli
 from loadtests.cli import main
 from loadtests.command_line import finish, output_or
+from tests.waiting import until
 
 COMPARE = [sys.executable, "-m", "loadtests", "compare", "--variants", "dense,compact-int8", "--task", "classify", "--length", "12"]
 
@@ -31,7 +31,7 @@ def test_an_interrupt_ends_all_and_leaves_nothing(number, fake, tmp_path):
     """One line, exit code 2, no folder, no process, while load is being made."""
     target = tmp_path / "out"
     with subprocess.Popen([*COMPARE, "--url", fake.url, "--output", str(target)], stderr=subprocess.PIPE, text=True) as command:
-        wait_for(lambda: fake.answers > 20 or command.poll() is not None)
+        until(lambda: fake.answers > 20 or command.poll() is not None)
         children = psutil.Process(command.pid).children(recursive=True)
         command.send_signal(number)
         _, said = command.communicate(timeout=30)
@@ -75,11 +75,3 @@ def test_a_folder_is_named_after_the_time_unless_it_is_given():
     """Below runs/."""
     assert output_or(None, "spike").parts[0] == "runs"
     assert output_or(Path("x"), "spike") == Path("x")
-
-
-def wait_for(so, seconds: float = 60.0) -> None:
-    """Until something is so."""
-    until = time.monotonic() + seconds
-    while not so():
-        assert time.monotonic() < until
-        time.sleep(0.05)

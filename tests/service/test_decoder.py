@@ -1,7 +1,6 @@
 """A decoder decodes for all callers in one thread, tells them what comes of it, and is replaced when it hangs."""
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ import pytest
 from service.errors import RequestError, StuckError
 from service.generation import Decoder, EncoderDecoder, Generated, Generation, GenerationSettings, Limits, Progress, Step, generate_each
 from tests.service.generating import exported, sources
+from tests.waiting import until
 
 PATIENCE = 20.0
 SETTINGS = (
@@ -52,14 +52,6 @@ class Heard:
         self.result, self.error = generation.result, generation.error
         if self.result is not None or self.error is not None:
             self.over.set()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that threads bring about."""
-    ends = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.002)
 
 
 def submitted(decoder: Decoder, source: list[int], settings: GenerationSettings = SETTINGS[0]) -> tuple[Generation, Heard]:

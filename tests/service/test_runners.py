@@ -14,6 +14,7 @@ from service.runners import Problem, Runners
 from service.scheduler import Scheduler
 from service.tasks.base import Request, Response
 from service.tokenization import Row
+from tests.waiting import until
 
 PATIENCE = 10.0
 
@@ -50,14 +51,6 @@ def submitted(scheduler: Scheduler, engine: Slow) -> tuple[Job, threading.Event]
     job = Job(engine, Request(), 1, time.monotonic() + PATIENCE, lambda _: done.set())
     scheduler.submit(job)
     return job, done
-
-
-def until(condition: Any) -> None:
-    """Wait for something that threads bring about."""
-    ends = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.005)
 
 
 def test_what_was_let_in_is_done_before_they_end():

@@ -23,6 +23,7 @@ from service.server import _Life, _Server
 from service.settings import Settings
 from service.tasks.base import Request
 from tests.service.test_registry import put
+from tests.waiting import until
 
 PATIENCE = 20.0
 ASK = {"inputs": {"question": "who?", "context": "Ada wrote it in the night. " * 20}}
@@ -90,14 +91,6 @@ class Callers:
                 except httpx.HTTPError as error:
                     self.broken.append(error)
                     return
-
-
-def until(condition: object) -> None:
-    """Wait for something that another process brings about."""
-    ends = time.monotonic() + PATIENCE
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < ends
-        time.sleep(0.02)
 
 
 def test_it_says_where_it_serves_and_what(tmp_path):

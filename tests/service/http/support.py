@@ -5,7 +5,6 @@ import contextlib
 import shutil
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from tests.pruning.seq2seq_artifacts import write_summarizer as export_summarize
 from tests.service import builders
 from tests.service.http.graphs import masked_mean, scaled_by_call
 from tests.service.summarizing import write_summarizer
+from tests.waiting import until
 
 LABELS = ("negative", "neutral", "positive")
 QA = {"question": "who wrote it?", "context": "Ada wrote it in the café 🙂. " * 5}
@@ -178,14 +178,6 @@ def live(app: FastAPI) -> Iterator[Live]:
             server.should_exit = True
             thread.join(20)
             assert not thread.is_alive()
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait for something that must come about."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.005)
 
 
 def same(one: Any, other: Any, tolerance: float = 1e-6) -> bool:
